@@ -1,0 +1,155 @@
+"""The house: built once, started and stopped in order. The only module that knows both the API and the dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import time
+from collections.abc import AsyncIterator
+from importlib import metadata
+from typing import Any
+
+import msgspec
+import psutil
+
+from . import __version__
+from .audit.reader import AuditReader
+from .audit.store import AuditStore
+from .engine import blas
+from .errors import Draining
+from .http.endpoint import Endpoint
+from .hub.disk import Shelf, hub_cache
+from .messages import Limit, LocalModel, Sample, Snapshot
+from .meter import Meter
+from .pool.pool import ModelPool
+from .pool.process import Worker, WorkerOptions
+from .sampler import Sampler
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+PACKAGES = ("mlx", "mlx-lm", "panel", "bokeh", "tornado", "duckdb", "msgspec", "pyzmq")
+
+
+class Runtime:
+    """A server without its socket. `open()` claims the data folder; `start()` runs on the loop that will serve."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.folder = settings.folder
+        self.draining = False
+        self.meter = Meter()
+        self.audit = AuditStore(self.folder / "audit.duckdb", flush_seconds=settings.audit_flush_seconds, flush_rows=settings.audit_flush_rows)
+        self.reader = AuditReader(self.audit)
+        self.pool = ModelPool(Shelf(self.folder / "models", cache=hub_cache()), self._worker, needed=list(settings.models))
+        self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
+        self.started = time.time()
+        self.blas = blas.find()
+        self._visitors: set[Endpoint] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._opened = False
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.folder} {'draining' if self.draining else 'open'}, {len(self._visitors)} requests>"
+
+    # --- start and stop --------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the data folder and open the audit log. Blocks. Raises AuditLocked where another server has it."""
+        for folder in (self.folder, self.folder / "models", self.folder / "logs"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.audit.start()
+        self._opened = True
+
+    async def start(self) -> None:
+        """Start once, on the running loop: whoever comes first starts, the others wait."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        if not self._opened:
+            await asyncio.to_thread(self.open)
+        await self.sampler.look()
+        self.sampler.start()
+        await self.pool.start()
+        if not self.blas.fast:
+            log.warning("float matmul runs on the %s, many times slower than need be. To fix it: %s", self.blas.name, self.blas.fix)
+
+    async def drain(self) -> None:
+        """Refuse new work and wait for what runs, at most `drain_timeout_seconds`."""
+        self.draining = True
+        end = time.monotonic() + self.settings.drain_timeout_seconds
+        while self.working and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        """End what still runs with an error event, then the workers, then the audit log."""
+        self.draining = True
+        for visitor in list(self._visitors):
+            visitor.interrupt(Draining())
+        while self._visitors:
+            await asyncio.sleep(0.01)
+        self.sampler.stop()
+        await self.pool.close(timeout=0)
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Write what waits and close the audit log. Blocks."""
+        self.reader.close()
+        self.audit.close()
+
+    # --- who is here -----------------------------------------------------------------------------------------
+
+    def enter(self, visitor: Endpoint) -> None:
+        self._visitors.add(visitor)
+
+    def leave(self, visitor: Endpoint) -> None:
+        self._visitors.discard(visitor)
+
+    @property
+    def working(self) -> int:
+        """Requests under way that a drain waits for."""
+        return sum(visitor.works for visitor in self._visitors)
+
+    # --- what the API and the dashboard ask ------------------------------------------------------------------
+
+    def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]:
+        return self.sampler.watch()
+
+    async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]:
+        """Change limits live and keep them. Raises InvalidParameter."""
+        self.settings.change(values)
+        await asyncio.to_thread(self.settings.save)
+        return self.settings.timeouts()
+
+    async def reset_timeouts(self) -> list[Limit]:
+        self.settings.reset()
+        await asyncio.to_thread(self.settings.save)
+        return self.settings.timeouts()
+
+    async def system(self) -> dict[str, Any]:
+        """Versions, device, BLAS, memory, data folder and what a person should know of them."""
+        workers = [worker.ready for worker in self.pool.workers if worker.ready]
+        used = workers[0].blas if workers else self.blas
+        memory = psutil.virtual_memory()
+        return {
+            "version": __version__, "python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(),
+            "cpu_count": psutil.cpu_count(), "versions": _versions(), "device": workers[0].device if workers else None,
+            "blas": msgspec.to_builtins(used), "memory": {"total": memory.total, "available": memory.available},
+            "data_folder": str(self.folder), "uptime_seconds": round(time.time() - self.started, 1),
+            "ignored_fields": self.meter.ignored_fields, "audit": {"pending": self.audit.pending, "written": self.audit.written, "failed": self.audit.failed},
+            "warnings": [] if used.fast else [f"Float matmul runs on the {used.name}. To make it many times faster: {used.fix}"],
+        }  # fmt: skip
+
+    def _worker(self, model: LocalModel, on_exit: Any) -> Worker:
+        settings = self.settings
+        options = WorkerOptions(
+            logs=self.folder / "logs", max_batch=settings.max_batch, prefill_step=settings.prefill_step,
+            load_timeout=settings.load_timeout_seconds, silence=settings.silence_seconds,
+        )  # fmt: skip
+        return Worker(model, options, on_exit)
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES}

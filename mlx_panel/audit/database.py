@@ -1,0 +1,184 @@
+"""The DuckDB file of the audit log: opening it, its schema versions, and storing rows exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from operator import attrgetter
+from pathlib import Path
+
+import duckdb
+
+from ..errors import AuditError, AuditLocked
+from ..messages import AuditRecord
+
+COLUMNS = AuditRecord.__struct_fields__
+
+# One thread and little memory: cores and memory belong to the models. No extension is ever fetched, and SQL cannot
+# reach Python's variables.
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 1,
+    "memory_limit": "512MB",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+
+UNUSABLE = (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException)
+
+_values = attrgetter(*COLUMNS)
+_TIMESTAMP = COLUMNS.index("timestamp") + 1
+
+
+class Database:
+    """One audit file, open for writing from `open()` to `close()`, mode 0600. Open one a file.
+
+    `append` belongs to one thread; `cursor` is for any.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._next_id = 0
+        self._in_doubt = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._connection is None else "open"
+        return f"<Database {self.path.name} {state}>"
+
+    def open(self) -> None:
+        """Open or create the file and bring its schema up to date. Raises AuditLocked or AuditError."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection = duckdb.connect(str(self.path), config=CONFIG)
+            migrate(self._connection)
+            self._next_id = self._last_id() + 1
+        except (OSError, duckdb.Error) as error:
+            self._disconnect()
+            raise _unopened(self.path, error) from error
+        except AuditError:
+            self._disconnect()
+            raise
+        self._keep_private()
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of one's own, for one thread. Close it: until then the file stays locked."""
+        connection = self._connection
+        if connection is None:
+            raise AuditError("The audit log is not open.")
+        return connection.cursor()
+
+    def append(self, records: Sequence[AuditRecord]) -> int:
+        """Store `records` in one commit; return how many of them, counted from the front, the file now holds.
+
+        A commit that fails may still have reached the file. Give the same records again, more behind them or not:
+        the call looks first what is there, and may then return less than all. Raises what DuckDB raises, and
+        ValueError for a timestamp without a zone.
+        """
+        if self._in_doubt and (stored := self._settle()):
+            return stored
+        rows = [_row(self._next_id + number, record) for number, record in enumerate(records)]
+        self._in_doubt = True
+        self._commit(rows)
+        self._in_doubt = False
+        self._next_id += len(rows)
+        return len(rows)
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and unlock it. May raise duckdb.Error; it is closed even then."""
+        try:
+            if self._connection is not None:
+                self._connection.execute("CHECKPOINT")
+        finally:
+            self._disconnect()
+
+    def _commit(self, rows: list[tuple]) -> None:
+        with contextlib.closing(self.cursor()) as cursor:
+            appender = cursor.appender("audit")
+            try:
+                appender.append_rows(rows)
+                appender.flush()
+            finally:
+                appender.clear()  # what a failure left in it must not come up again
+        self._keep_private()
+
+    def _settle(self) -> int:
+        """How many rows of a commit in doubt are in the file. Opens it anew if DuckDB has given up on it."""
+        expected = self._next_id
+        try:
+            self._next_id = self._last_id() + 1
+        except (AuditError, *UNUSABLE):
+            self._disconnect()
+            self.open()
+        self._in_doubt = False
+        return self._next_id - expected
+
+    def _last_id(self) -> int:
+        with contextlib.closing(self.cursor()) as cursor:
+            (last,) = cursor.execute("SELECT coalesce(max(id), 0) FROM audit").fetchall()[0]
+        return last
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _keep_private(self) -> None:
+        # DuckDB creates its write-ahead log anew after each checkpoint, readable by all. A file that belongs to
+        # somebody else keeps its mode.
+        for name in (self.path, f"{self.path}.wal"):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.chmod(name, 0o600)
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Apply the migrations the file does not have yet, all or none; on an error, close the connection.
+
+    Raises AuditError for a file of a newer version, and what DuckDB raises.
+    """
+    connection.begin()
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL, applied TIMESTAMP NOT NULL)"
+    )
+    (current,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0]
+    known = dict(migrations())
+    if current > max(known):
+        raise AuditError("The audit log was written by a newer version of mlx-panel.")
+    for version in filter(lambda version: version > current, known):
+        connection.execute(known[version])
+        connection.execute("INSERT INTO schema_version VALUES (?, ?)", [version, _naive(datetime.now(UTC))])
+    connection.commit()
+
+
+def migrations() -> Iterator[tuple[int, str]]:
+    """Version and SQL of every migration, in order."""
+    found = [
+        file for file in files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql")
+    ]
+    for file in sorted(found, key=lambda file: file.name):
+        yield int(file.name.removesuffix(".sql")), file.read_text(encoding="utf-8")
+
+
+def _unopened(path: Path, error: Exception) -> AuditError:
+    if "Could not set lock" not in str(error):
+        return AuditError(f"{path} cannot be opened as an audit log ({type(error).__name__}).")
+    holder = re.search(r"PID (\d+)", str(error))
+    if holder is None:
+        return AuditLocked(f"{path} is in use by another process.")
+    return AuditLocked(f"{path} is in use by process {holder[1]}.", pid=int(holder[1]))
+
+
+def _row(row_id: int, record: AuditRecord) -> tuple:
+    values = (row_id, *_values(record))
+    return (*values[:_TIMESTAMP], _naive(record.timestamp), *values[_TIMESTAMP + 1 :])
+
+
+def _naive(moment: datetime) -> datetime:
+    """The moment in UTC without its zone, as the file holds it."""
+    if moment.tzinfo is None:
+        raise ValueError("a timestamp without a zone")
+    return moment.astimezone(UTC).replace(tzinfo=None)

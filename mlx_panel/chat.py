@@ -1,0 +1,131 @@
+"""`mlx-panel chat MODEL`: a conversation in the terminal, streamed; Ctrl-C ends an answer, Ctrl-D the chat."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from .errors import MlxPanelError, ServerUnreachable
+from .settings import DEFAULT_PORT, PREFIX
+
+HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer."
+
+
+class Refused(MlxPanelError):
+    """The server answered with an error; its words are for the person who chats."""
+
+    code, title = "refused", "Refused"
+
+
+class Conversation:
+    """Turns so far, and the next answer from a server."""
+
+    def __init__(self, client: httpx.Client, model: str, options: dict[str, Any], system: str | None = None):
+        self._client, self._model, self._options = client, model, options
+        self._system = [{"role": "system", "content": system}] if system else []
+        self.turns: list[dict[str, str]] = []
+
+    def reset(self) -> None:
+        self.turns = []
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Pieces of the answer as they come; what has come when the reading stops is part of the conversation.
+
+        Raises Refused with the server's message, ServerUnreachable.
+        """
+        self.turns.append({"role": "user", "content": text})
+        pieces: list[str] = []
+        try:
+            for piece in self._stream():
+                pieces.append(piece)
+                yield piece
+        finally:
+            if pieces:
+                self.turns.append({"role": "assistant", "content": "".join(pieces)})
+            else:
+                self.turns.pop()
+
+    def _stream(self) -> Iterator[str]:
+        body = {"model": self._model, "messages": [*self._system, *self.turns], "stream": True, **self._options}
+        with _reached(self._client), self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                raise Refused(_message(json.loads(response.read())))
+            for line in response.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield from _pieces(json.loads(line.removeprefix("data: ")))
+
+
+def _pieces(chunk: dict[str, Any]) -> Iterator[str]:
+    if "error" in chunk:
+        raise Refused(_message(chunk))
+    for choice in chunk["choices"]:
+        yield choice["delta"].get("content") or ""
+
+
+def _message(problem: dict[str, Any]) -> str:
+    return problem.get("detail") or problem.get("error", {}).get("message") or "The server refused the request."
+
+
+@contextlib.contextmanager
+def _reached(client: httpx.Client) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerUnreachable(f"No answer from {client.base_url}. Start the server with: mlx-panel serve") from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit status."""
+    console = Console(highlight=False)
+    url = args.url or f"http://127.0.0.1:{os.environ.get(PREFIX + 'PORT') or DEFAULT_PORT}"
+    options = {name: value for name, value in (("temperature", args.temperature), ("max_tokens", args.max_tokens)) if value is not None}
+    with httpx.Client(base_url=url, timeout=httpx.Timeout(10, read=None)) as client:
+        _check(client, args.model)
+        console.print(f"[bold]{args.model}[/] on {url}. {HELP}", style="dim")
+        _talk(console, Conversation(client, args.model, options, args.system))
+    return 0
+
+
+def _check(client: httpx.Client, model: str) -> None:
+    """Fail before the first question where the server or the model is not there."""
+    with _reached(client):
+        response = client.get(f"/v1/models/{model}")
+    if response.status_code != 200:
+        raise Refused(_message(response.json()))
+
+
+def _talk(console: Console, conversation: Conversation) -> None:
+    while True:
+        try:
+            text = console.input("[bold cyan]> [/]").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if text in ("/exit", "/quit"):
+            return
+        if text == "/reset":
+            conversation.reset()
+            console.print("The conversation is forgotten.", style="dim")
+        elif text:
+            _answer(console, conversation, text)
+
+
+def _answer(console: Console, conversation: Conversation, text: str) -> None:
+    """Print an answer as it comes. Leaving the stream closes the connection, which ends the work on the server."""
+    answer = conversation.ask(text)
+    try:
+        with contextlib.closing(answer):
+            for piece in answer:
+                console.print(piece, end="", markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(" [dim](stopped)[/]", end="")
+    except MlxPanelError as error:
+        console.print(str(error), style="red", end="")
+    console.print()

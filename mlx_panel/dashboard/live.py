@@ -1,0 +1,61 @@
+"""Everything on a page that moves each second: one component in the browser, fed by one param."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import param
+
+from ..messages import Sample, Snapshot
+from .assets import module
+from .source import Source
+from .watching import Face, Watching
+
+Part = Literal["cards", "memory", "models"]
+ALL: tuple[Part, ...] = ("cards", "memory", "models")
+
+
+class LiveView(Face):
+    """The browser's half of `Live`. It keeps the history going by itself from each snapshot.
+
+    Both travel as JSON text: Bokeh would walk, compare and encode each number of a tree, once a second and session.
+    """
+
+    parts = param.List(default=list(ALL), doc="Which parts to draw, in this order.")
+    snapshot = param.String(default="{}", doc="The last `Snapshot`, as JSON.")
+    history = param.String(default="[]", doc="`Sample`s of the last minutes, as JSON.")
+    busy = param.List(default=[], doc="Models that a button of this component is loading or unloading.")
+
+    _esm = module("live")
+
+
+class Live(Watching):
+    """Cards, memory and models of a server, live. `Overview` and `Models` are this with fewer parts."""
+
+    view: LiveView
+    snapshot: Snapshot | None = None
+
+    def __init__(self, source: Source, parts: tuple[Part, ...] = ALL):
+        super().__init__(source, LiveView(parts=list(parts), sizing_mode="stretch_width"))
+
+    def take(self, snapshot: Snapshot, history: list[Sample] | None) -> None:
+        values = {"snapshot": msgspec.json.encode(snapshot).decode()}
+        if history is not None:
+            values["history"] = msgspec.json.encode(history).decode()
+        self.snapshot = snapshot
+        self.view.param.update(**values)
+
+    def act(self, message: dict[str, Any]) -> None:
+        actions = {"load": self.source.load, "unload": self.source.unload}
+        if (action := actions.get(message.get("do", ""))) and isinstance(model := message.get("model"), str):
+            self.work(partial(self._switch, action, model))
+
+    async def _switch(self, action: Any, model: str) -> None:
+        """Load or unload; the button is busy until it is done, and the models are looked at once more."""
+        self.view.busy = [*self.view.busy, model]
+        try:
+            await action(model)
+        finally:
+            self.view.busy = [other for other in self.view.busy if other != model]

@@ -1,0 +1,67 @@
+"""The limits of the endpoints, edited while the server runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import param
+
+from ..messages import Limit
+from .assets import module
+from .source import Source
+from .watching import Face, Watching
+
+
+class TimeoutsView(Face):
+    """The browser's half of `Timeouts`: the form, and the first check of what is typed."""
+
+    limits = param.List(default=[], doc="`Limit`s as plain values.")
+    busy = param.Boolean(default=False, doc="Whether Save or Reset is under way.")
+    saved = param.Dict(default={}, doc="The last thing that was done: `text`, `count`.")
+
+    _esm = module("timeouts")
+
+
+class Timeouts(Watching):
+    """A form of limits in seconds. Saved values hold for the very next request and stay after a restart."""
+
+    view: TimeoutsView
+
+    def __init__(self, source: Source):
+        super().__init__(source, TimeoutsView(sizing_mode="stretch_width"))
+
+    def refresh(self) -> None:
+        self.work(self._ask)
+
+    def act(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"do": "save", "values": dict(values)}:
+                self.work(partial(self._busy, partial(self._save, values)))
+            case {"do": "reset"}:
+                self.work(partial(self._busy, self._reset))
+
+    async def _ask(self) -> None:
+        self._show_limits(await self.source.timeouts())
+
+    async def _save(self, values: dict[str, float]) -> None:
+        self._show_limits(await self.source.set_timeouts(values))
+        self._confirm("Saved. The next request uses these limits.")
+
+    async def _reset(self) -> None:
+        self._show_limits(await self.source.reset_timeouts())
+        self._confirm("Reset. The values set here are forgotten.")
+
+    async def _busy(self, work: Any) -> None:
+        self.view.busy = True
+        try:
+            await work()
+        finally:
+            self.view.busy = False
+
+    def _show_limits(self, limits: list[Limit]) -> None:
+        self.view.limits = msgspec.to_builtins(limits)
+
+    def _confirm(self, text: str) -> None:
+        self.view.param.update(saved={"text": text, "count": self.view.saved.get("count", 0) + 1}, notice={})

@@ -1,0 +1,239 @@
+"""An engine without a model: it says a text it was given, and stalls, fails or dies when it is told to.
+
+For trying clients, and failures, without a model and without mlx. A folder with a `fake.json` and no `config.json` is
+listed and loaded like any model; the file holds the fields of `FakeSpec`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+
+from .. import __version__
+from ..errors import Conflict, EmptyPrompt, GenerationFailed, ModelLoadFailed
+from ..messages import (
+    Beat,
+    Blas,
+    Cancelled,
+    Event,
+    Failed,
+    GenerateRequest,
+    Memory,
+    ModelInfo,
+    Stage,
+)
+from .prompt import Prompt, fit
+from .row import Row
+
+FILE = "fake.json"
+SHORTEST_STEP = 0.01
+
+
+class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a fake model does. Tokens are words, counted for each request by itself; times are seconds.
+
+    - `text`: the answer to everything; it ends with finish reason "stop". `repeat` says it that many times.
+    - `load_seconds`: how long loading takes. `fail_load`: loading fails with these words.
+    - `prefill_seconds`: until a request's first token. `step_seconds`: how long each step takes.
+    - `stall_after`: after so many tokens a request gets no more, while the worker goes on and its pulse beats.
+    - `hang_after`: after so many tokens the worker does nothing any more, like a hung kernel: no pulse, and only
+      SIGKILL ends it.
+    - `fail_after`: after so many tokens the request fails alone.
+    - `die_after`: after so many tokens the process dies: by `die_by` "kill" (SIGKILL to itself), "exit"
+      (`os._exit(1)`) or "abort" (SIGABRT, as an uncatchable Metal error does).
+    - `context_length`: prompt and answer together. `weights_bytes`: what it claims to hold in memory.
+    - `chat_template`: what it claims to have.
+    """
+
+    text: str = "The quick brown fox jumps over the lazy dog."
+    repeat: int = 1
+    load_seconds: float = 0.0
+    fail_load: str = ""
+    prefill_seconds: float = 0.0
+    step_seconds: float = 0.0
+    stall_after: int | None = None
+    hang_after: int | None = None
+    fail_after: int | None = None
+    die_after: int | None = None
+    die_by: Literal["kill", "exit", "abort"] = "kill"
+    context_length: int = 4096
+    weights_bytes: int = 0
+    chat_template: bool = True
+
+
+class _Words:
+    """A fake vocabulary: the answer's words, each with the space before it, numbered as they come."""
+
+    def __init__(self, text: str):
+        self.words = re.findall(r"\s*\S+|\s+$", text)
+
+    def add(self, token: int) -> str:
+        return self.words[token]
+
+    def flush(self) -> str:
+        return ""
+
+
+class FakeEngine:
+    """The interface of `Engine` around a `FakeSpec`. `max_batch` requests run, the others wait."""
+
+    @classmethod
+    def load(cls, path: str | Path, *, max_batch: int = 32) -> FakeEngine:
+        """Read `path/fake.json`. Raises FileNotFoundError, msgspec.ValidationError, or what the file asks for."""
+        spec = msgspec.json.decode((Path(path) / FILE).read_bytes(), type=FakeSpec)
+        return cls(spec, max_batch=max_batch)
+
+    def __init__(self, spec: FakeSpec | None = None, *, max_batch: int = 32):
+        self.spec = spec or FakeSpec()
+        time.sleep(self.spec.load_seconds)
+        if self.spec.fail_load:
+            raise ModelLoadFailed(self.spec.fail_load)
+        self.max_batch = max_batch
+        self.device, self.blas = "none", Blas("none")
+        self.versions = {"mlx-panel": __version__}
+        self.steps = self.prompt_tokens = self.completion_tokens = 0
+        self._vocabulary = _Words(" ".join([self.spec.text] * self.spec.repeat))
+        self._rows: dict[str, Row] = {}
+        self._due: dict[str, float] = {}
+        self._untold: list[Event] = []
+        self.info = self._describe()
+
+    def __repr__(self) -> str:
+        return f"<FakeEngine {len(self.ids)} requests>"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._rows or self._untold)
+
+    def add(self, request: GenerateRequest) -> None:
+        if request.id in self._rows:
+            raise Conflict("A request with this id is running.")
+        field = "prompt" if request.messages is None else "messages"
+        words = _words(request)
+        if not words:
+            raise EmptyPrompt(field=field)
+        room = fit(len(words), request.max_tokens, self.spec.context_length, field)
+        row = self._rows[request.id] = Row(request, Prompt([0] * len(words), room), self._vocabulary)
+        if len(self._rows) > self.max_batch:
+            self._untold.append(Stage(row.id, "queued", total=len(words)))
+
+    def cancel(self, id: str) -> bool:
+        row = self._forget(id)
+        if row is None:
+            return False
+        self._untold.append(Cancelled(id, row.usage()))
+        return True
+
+    def step(self) -> list[Event]:
+        events, self._untold = self._untold, []
+        rows = list(self._rows.values())[: self.max_batch]
+        if not rows:
+            return events
+        self.steps += 1
+        for row in rows:
+            events += self._move(row)
+        # A step without an event (a stall) must not spin.
+        time.sleep(self.spec.step_seconds if events else max(self.spec.step_seconds, SHORTEST_STEP))
+        return events
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        self.add(request)
+        while self.busy:
+            yield from self.step()
+
+    def memory(self) -> Memory:
+        resident = psutil.Process().memory_info().rss
+        return Memory(self.spec.weights_bytes, self.spec.weights_bytes, 0, resident + self.spec.weights_bytes)
+
+    def beat(self) -> Beat:
+        running = min(len(self._rows), self.max_batch)
+        queued = len(self._rows) - running
+        return Beat(running, queued, self.steps, self.prompt_tokens, self.completion_tokens, self.memory())
+
+    def close(self, *, last: bool = False) -> None:
+        self._rows.clear()
+        self._untold.clear()
+
+    def _move(self, row: Row) -> list[Event]:
+        if not row.prefilled:
+            return [self._prefill(row)]
+        if time.monotonic() < self._due[row.id] or self._reached(row, self.spec.stall_after):
+            return []
+        if self._reached(row, self.spec.fail_after):
+            self._forget(row.id)
+            return [Failed(row.id, GenerationFailed.code, row.usage())]
+        self._end_process(row)
+        return self._say(row)
+
+    def _prefill(self, row: Row) -> Stage:
+        self._due[row.id] = time.monotonic() + self.spec.prefill_seconds
+        self.prompt_tokens += len(row.prompt.tokens)
+        return row.prefill(len(row.prompt.tokens), last=True)
+
+    def _say(self, row: Row) -> list[Event]:
+        at = row.completion_tokens + 1
+        last = "length" if at == row.prompt.max_tokens else None
+        # Like a real model's end-of-sequence token, the one after the last word is counted and has no text.
+        finish = "stop" if at > len(self._vocabulary.words) else last
+        self.completion_tokens += 1
+        events = row.take(at - 1, finish)
+        if row.ended:
+            self._forget(row.id)
+        return events
+
+    def _reached(self, row: Row, limit: int | None) -> bool:
+        return limit is not None and row.completion_tokens >= limit
+
+    def _end_process(self, row: Row) -> None:
+        if self._reached(row, self.spec.hang_after):
+            while True:
+                time.sleep(3600)
+        if self._reached(row, self.spec.die_after):
+            # What was said so far leaves the process first: sending happens in a thread of ZeroMQ's.
+            time.sleep(0.05)
+            _die(self.spec.die_by)
+
+    def _forget(self, id: str) -> Row | None:
+        self._due.pop(id, None)
+        return self._rows.pop(id, None)
+
+    def _describe(self) -> ModelInfo:
+        return ModelInfo(
+            architecture="fake",
+            context_length=self.spec.context_length,
+            vocab_size=len(self._vocabulary.words),
+            parameters=0,
+            weights_bytes=self.spec.weights_bytes,
+            dtype="none",
+            layers=0,
+            chat_template=self.spec.chat_template,
+        )
+
+
+def is_fake(path: str | Path) -> bool:
+    """Whether a folder holds a fake model and no real one."""
+    folder = Path(path)
+    return (folder / FILE).is_file() and not (folder / "config.json").exists()
+
+
+def _words(request: GenerateRequest) -> list[str]:
+    texts = [request.prompt] if request.messages is None else [turn.content for turn in request.messages]
+    return [word for text in texts for word in (text or "").split()]
+
+
+def _die(by: str) -> None:
+    if by == "exit":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGABRT if by == "abort" else signal.SIGKILL)

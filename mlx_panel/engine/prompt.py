@@ -1,0 +1,94 @@
+"""A request's text to token ids, and whether prompt and answer fit the model's context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+import msgspec
+
+from ..errors import ContextLengthExceeded, EmptyPrompt, InvalidParameter, TemplateError
+from ..messages import GenerateRequest, Message
+
+# A chat template is a program from the model's folder: beside jinja's own errors it can meet these.
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What the batch needs: the prompt's token ids and how many tokens may follow."""
+
+    tokens: list[int]
+    max_tokens: int
+
+
+def build(request: GenerateRequest, tokenizer: Any, context_length: int) -> Prompt:
+    """Render and encode a request.
+
+    Raises TemplateError, EmptyPrompt, ContextLengthExceeded or InvalidParameter; none holds text of the request.
+    """
+    field = "prompt" if request.messages is None else "messages"
+    tokens = _raw(request, tokenizer) if request.messages is None else _chat(request.messages, tokenizer)
+    if not tokens:
+        raise EmptyPrompt(field=field)
+    return Prompt(tokens, fit(len(tokens), request.max_tokens, context_length, field))
+
+
+def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: str) -> int:
+    """How many tokens may be generated: `max_tokens`, or what the context leaves when it is None."""
+    if max_tokens is not None and max_tokens < 1:
+        raise InvalidParameter("max_tokens must be at least 1.", field="max_tokens")
+    room = context_length - prompt_tokens
+    if room >= max(max_tokens or 1, 1):
+        return max_tokens or room
+    more = "" if max_tokens is None else f" and asks for {max_tokens} more"
+    raise ContextLengthExceeded(
+        f"This model's maximum context length is {context_length} tokens, "
+        f"the request has {prompt_tokens} prompt tokens{more}.",
+        field=field,
+        context_length=context_length,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens or 0,
+    )
+
+
+def _raw(request: GenerateRequest, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(request.prompt or "", add_special_tokens=request.add_special_tokens))
+
+
+def _chat(messages: tuple[Message, ...], tokenizer: Any) -> list[int]:
+    if not messages:
+        raise EmptyPrompt(field="messages")
+    if not tokenizer.has_chat_template:
+        raise TemplateError("This model has no chat template; it only takes raw prompts.", field="messages")
+    turns = [_turn(message) for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except _TEMPLATE_FAULTS:
+        # The template's own words can quote the conversation, so they end here.
+        raise TemplateError(field="messages") from None
+    # The template writes BOS itself. A tokenizer that renders straight to ids is taken at its word.
+    return list(tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates expect it: content always a string, arguments an object where they are JSON."""
+    turn = msgspec.to_builtins(message) | {"content": message.content or ""}
+    for call in turn.get("tool_calls", ()):
+        function = call["function"]
+        function["arguments"] = _arguments(function.get("arguments", "{}"))
+    return turn
+
+
+def _arguments(text: str) -> dict[str, Any] | str:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return text

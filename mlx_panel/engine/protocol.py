@@ -1,0 +1,44 @@
+"""What a worker needs of an engine. `Engine` and `FakeEngine` are the two there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ..messages import Beat, Blas, Event, GenerateRequest, Memory, ModelInfo
+
+
+class AnyEngine(Protocol):
+    """A model that generates for many requests at once, one step at a time. Not safe to share between threads."""
+
+    info: ModelInfo
+    blas: Blas
+    device: str
+    versions: dict[str, str]
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step()` has something to do or to tell."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The requests that wait or run."""
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request; raises an error of the BadRequest family, or Conflict for an id that still runs."""
+
+    def step(self) -> list[Event]:
+        """One token for every running request, part of a prompt for others; the events that came of it."""
+
+    def cancel(self, id: str) -> bool:
+        """Drop a request before the next step, which then yields `Cancelled`; False when it is not there."""
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        """`add` and `step` until this request ends."""
+
+    def memory(self) -> Memory: ...
+
+    def beat(self) -> Beat: ...
+
+    def close(self, *, last: bool = False) -> None:
+        """Free the model; with `last` this thread never uses mlx again."""

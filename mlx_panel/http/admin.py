@@ -1,0 +1,112 @@
+"""Models in memory, the audit log, settings and the system: what the dashboard does, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidParameter
+from ..messages import Limit
+from . import decode as bodies
+from .endpoint import Endpoint
+from .sse import frame
+
+
+class ModelsStatus(Endpoint):
+    route = "/v1/admin/models/status"
+
+    async def answer(self, *path: str) -> None:
+        self.reply({"models": self.house.pool.states(await self.house.pool.catalog())})
+
+
+class LoadModel(Endpoint):
+    verbs = ("POST",)
+    route = "/v1/admin/models/load/{id}"
+    works = True
+
+    async def answer(self, *path: str) -> None:
+        await self.house.pool.load(path[0])
+        self.reply({"status": "loaded", "model": path[0]})
+
+
+class UnloadModel(Endpoint):
+    verbs = ("POST",)
+    route = "/v1/admin/models/unload/{id}"
+
+    async def answer(self, *path: str) -> None:
+        await self.house.pool.unload(path[0])
+        self.reply({"status": "unloaded", "model": path[0]})
+
+
+class AuditLogs(Endpoint):
+    """A page of the audit log, newest first: `limit`, `offset`, `status`, `model`, `endpoint`, `scope`."""
+
+    route = "/v1/admin/audit-logs"
+    text = ("status", "model", "endpoint", "scope")
+    numbers = ("limit", "offset")
+
+    async def answer(self, *path: str) -> None:
+        self.reply(await self.house.reader.page(**self._query()))
+
+    def _query(self) -> dict[str, Any]:
+        given = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        unknown = bodies.printable(set(given) - {*self.text, *self.numbers})
+        if unknown:
+            raise InvalidParameter(f"There is no filter '{unknown[0]}'.", field=unknown[0])
+        return {name: _number(name, value) if name in self.numbers else value for name, value in given.items()}
+
+
+class Timeouts(Endpoint):
+    """The endpoint limits: read, changed (`{name: seconds}`), or reset."""
+
+    verbs = ("GET", "PUT", "DELETE")
+    route = "/api/settings/timeouts"
+
+    async def answer(self, *path: str) -> None:
+        if self.request.method == "PUT":
+            self._say(await self.house.set_timeouts(bodies.load(self.body)))
+        elif self.request.method == "DELETE":
+            self._say(await self.house.reset_timeouts())
+        else:
+            self._say(self.house.settings.timeouts())
+
+    def _say(self, limits: list[Limit]) -> None:
+        self.reply({"timeouts": limits})
+
+
+class System(Endpoint):
+    route = "/api/system"
+
+    async def answer(self, *path: str) -> None:
+        self.reply(await self.house.system())
+
+
+class Live(Endpoint):
+    """Server-sent events: the history and a snapshot first, then a snapshot a second."""
+
+    route = "/api/live"
+
+    async def answer(self, *path: str) -> None:
+        out = self.open_stream()
+        self.ledger.stream = True
+        async for snapshot, history in self.house.watch():
+            await out.send(frame(msgspec.json.encode({"now": snapshot, "history": history})))
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidParameter(f"'{name}' must be a whole number.", field=name) from error
+
+
+routes = [
+    (ModelsStatus.route, ModelsStatus),
+    (r"/v1/admin/models/load/(.+)", LoadModel),
+    (r"/v1/admin/models/unload/(.+)", UnloadModel),
+    (AuditLogs.route, AuditLogs),
+    (Timeouts.route, Timeouts),
+    (System.route, System),
+    (Live.route, Live),
+]

@@ -1,0 +1,41 @@
+"""What the handlers need of the server: given to them, never fetched."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+from ..audit.reader import AuditReader
+from ..audit.store import AuditStore
+from ..errors import MlxPanelError
+from ..messages import Limit, Sample, Snapshot
+from ..meter import Meter
+from ..pool.pool import ModelPool
+from ..settings import Settings
+
+
+class House(Protocol):
+    """The Runtime as the HTTP side sees it."""
+
+    settings: Settings
+    pool: ModelPool
+    audit: AuditStore
+    reader: AuditReader
+    meter: Meter
+    draining: bool
+
+    def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]: ...
+    async def system(self) -> dict[str, Any]: ...
+    async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]: ...
+    async def reset_timeouts(self) -> list[Limit]: ...
+    def enter(self, visitor: Visitor) -> None: ...
+    def leave(self, visitor: Visitor) -> None: ...
+
+
+class Visitor(Protocol):
+    """A request under way."""
+
+    def interrupt(self, error: MlxPanelError) -> None: ...
+
+
+FindHouse = Callable[[], Awaitable[House]]

@@ -1,0 +1,92 @@
+"""What is learnt of a request on its way, and the one audit row that comes of it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from ..errors import ClientGone, Draining, MlxPanelError, QueueFull, Timeout, status_of
+from ..messages import AuditRecord, BackendType, Done, Event, Failed, Stage, Status, Text, Usage
+
+UNKNOWN = "unknown"
+
+
+class Ledger:
+    """Times are of the monotonic clock; `record` turns them into milliseconds."""
+
+    def __init__(self, *, request_id: str, endpoint: str, dialect: str, caller: str | None):
+        self.request_id, self.endpoint, self.dialect, self.caller = request_id, endpoint, dialect, caller
+        self.timestamp = datetime.now(UTC)
+        self.arrived = time.monotonic()
+        self.model_requested: str | None = None
+        self.model_used: str | None = None
+        self.backend_type: BackendType | None = None
+        self.stream = False
+        self.finish_reason: str | None = None
+        self.usage = Usage()
+        self._load: float | None = None
+        self._submitted: float | None = None
+        self._prefill: float | None = None
+        self._first: float | None = None
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds from arrival to the first piece of the answer."""
+        return None if self._first is None else self._first - self.arrived
+
+    def loaded(self, model: str, waited: float) -> None:
+        """A worker for the model is leased; `waited` seconds went into getting it."""
+        self.model_requested = self.model_used = model
+        self.backend_type = "local"
+        self._load = waited
+        self._submitted = time.monotonic()
+
+    def saw(self, event: Event) -> None:
+        """Learn from an event of the request; counts so far stand in until the final ones come."""
+        now = time.monotonic()
+        if isinstance(event, Stage):
+            self._started(event, now)
+        elif isinstance(event, Text):
+            self._first = self._first or now
+            self.usage = msgspec.structs.replace(self.usage, completion_tokens=self.usage.completion_tokens + event.tokens)
+        elif isinstance(event, Done):
+            self._first = self._first or now
+            self.usage, self.finish_reason = event.usage, event.finish_reason
+        elif isinstance(event, Failed) and event.usage.total_tokens:
+            self.usage = event.usage
+
+    def _started(self, event: Stage, now: float) -> None:
+        if event.stage != "queued":
+            self._prefill = self._prefill or now
+            if event.total:
+                self.usage = msgspec.structs.replace(self.usage, prompt_tokens=event.total)
+
+    def record(self, error: MlxPanelError | None, http_status: int) -> AuditRecord:
+        """The audit row, with what is known now."""
+        waiting = None if self._submitted is None else (self._prefill or self._first or time.monotonic()) - self._submitted
+        return AuditRecord(
+            request_id=self.request_id, timestamp=self.timestamp, endpoint=self.endpoint, dialect=self.dialect,
+            status=_status(error), http_status=http_status, model_requested=self.model_requested, model_used=self.model_used,
+            backend_type=self.backend_type, stream=self.stream, error_type=error.code if error else None,
+            queue_ms=_ms(waiting), load_ms=_ms(self._load), ttft_ms=_ms(self.ttft), duration_ms=_ms(time.monotonic() - self.arrived) or 0.0,
+            prompt_tokens=self.usage.prompt_tokens, cached_tokens=self.usage.cached_tokens, completion_tokens=self.usage.completion_tokens,
+            reasoning_tokens=self.usage.reasoning_tokens, total_tokens=self.usage.total_tokens,
+            finish_reason=self.finish_reason, caller=self.caller,
+        )  # fmt: skip
+
+
+def _status(error: MlxPanelError | None) -> Status:
+    if error is None:
+        return "success"
+    if isinstance(error, ClientGone):
+        return "cancelled"
+    if isinstance(error, Timeout):
+        return "timeout"
+    refused = status_of(error) < 500 or isinstance(error, Draining | QueueFull)
+    return "rejected" if refused else "error"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -1,0 +1,168 @@
+"""What OpenAI's chat and text completions share: sampling fields, stop strings, usage, conversation turns.
+
+Source: the OpenAI API document, `CreateChatCompletionRequest` and `CreateCompletionRequest`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from ..errors import InvalidParameter, UnsupportedParameter
+from ..messages import Done, Function, Message, PastToolCall, Sampling
+
+MAX_STOPS = 16
+MAX_MESSAGES = 1024
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal"}
+MESSAGE_UNSUPPORTED = {"function_call", "audio"}
+OTHER_PARTS = {"image_url", "input_audio", "file", "image", "video_url"}
+NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity"})
+
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+TopK = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Common(msgspec.Struct, frozen=True):
+    """Fields both endpoints take; null means the default."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    temperature: Temperature | None = None
+    top_p: Fraction | None = None
+    top_k: TopK | None = None
+    min_p: Fraction | None = None
+    max_tokens: Count | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def sampling(self) -> Sampling:
+        """OpenAI allows `top_p` 0: nothing but the likeliest token is left then, which is greedy."""
+        temperature = 1.0 if self.temperature is None else self.temperature
+        greedy = temperature == 0 or self.top_p == 0
+        return Sampling(
+            temperature=0.0 if greedy else temperature,
+            top_p=self.top_p or 1.0,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+        )
+
+    def stops(self) -> tuple[str, ...]:
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(stops) > MAX_STOPS or not all(stops):
+            raise InvalidParameter(f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", field="stop")
+        return stops
+
+    def wants_usage(self) -> bool:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidParameter("'stream_options' is only allowed when 'stream' is true.", field="stream_options")
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    id: str
+    function: CalledFunction
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """A message as it comes in."""
+
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+
+def conversation(turns: list[Turn]) -> tuple[Message, ...]:
+    """Turns as the engine takes them. Raises InvalidParameter or UnsupportedParameter naming the turn."""
+    if not 0 < len(turns) <= MAX_MESSAGES:
+        raise InvalidParameter(f"'messages' takes 1 to {MAX_MESSAGES} messages.", field="messages")
+    return tuple(_message(turn, f"messages[{place}]") for place, turn in enumerate(turns))
+
+
+def _message(turn: Turn, field: str) -> Message:
+    if turn.role not in ROLES:
+        raise InvalidParameter(f"'{field}.role' must be one of {', '.join(ROLES)}.", field=f"{field}.role")
+    content = _text(turn.content, f"{field}.content")
+    calls = tuple(PastToolCall(call.id, Function(call.function.name, call.function.arguments)) for call in turn.tool_calls or ())
+    if content is None and not (turn.role == "assistant" and (calls or turn.refusal)):
+        raise InvalidParameter(f"'{field}.content' is required.", field=f"{field}.content")
+    if turn.role == "tool" and not turn.tool_call_id:
+        raise InvalidParameter(f"'{field}.tool_call_id' is required for a tool message.", field=f"{field}.tool_call_id")
+    return Message(
+        role=ROLES[turn.role],  # type: ignore[arg-type]
+        content=content if content is not None else turn.refusal,
+        name=turn.name,
+        tool_calls=calls,
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _text(content: str | list[Part] | None, field: str) -> str | None:
+    """Text parts are joined by a line break, so that none runs into the next."""
+    if content is None or isinstance(content, str):
+        return content
+    if not content:
+        raise InvalidParameter(f"'{field}' is an empty list.", field=field)
+    return "\n".join(_part(part, f"{field}[{place}]") for place, part in enumerate(content))
+
+
+def _part(part: Part, field: str) -> str:
+    if part.type in OTHER_PARTS:
+        raise UnsupportedParameter(f"'{field}': this model reads text only, not '{part.type}'.", field=f"{field}.type")
+    text = part.text if part.type == "text" else part.refusal if part.type == "refusal" else None
+    if text is None:
+        raise InvalidParameter(f"'{field}' must be a text part: {{type: text, text: ...}}.", field=field)
+    return text
+
+
+def turn_fields(raw: Any, refuse: bool) -> list[str]:
+    """Names of fields inside messages that have no effect. Raises UnsupportedParameter for those that should."""
+    turns = raw.get("messages") if isinstance(raw, dict) else None
+    found: set[str] = set()
+    for place, turn in enumerate(turns if isinstance(turns, list) else ()):
+        extra = [name for name, value in turn.items() if name not in MESSAGE_FIELDS and value is not None] if isinstance(turn, dict) else []
+        for name in extra:
+            if name in MESSAGE_UNSUPPORTED or refuse:
+                shown = name if name in MESSAGE_UNSUPPORTED else "an unknown field"
+                raise UnsupportedParameter(f"'messages[{place}]' has {shown!r}, which is not supported.", field=f"messages[{place}]")
+            found.add(f"messages.{name}")
+    return sorted(found)
+
+
+def usage(done: Done) -> dict[str, Any]:
+    """OpenAI's `CompletionUsage`."""
+    counts = done.usage
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": counts.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }

@@ -1,0 +1,18 @@
+"""All API routes, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import admin, fallback, health, openai_chat, openai_completions, openai_models
+from .endpoint import Endpoint
+from .house import FindHouse
+
+MODULES = (health, openai_chat, openai_completions, openai_models, admin, fallback)
+
+Route = tuple[str, type[Endpoint], dict[str, Any]]
+
+
+def routes(house: FindHouse) -> list[Route]:
+    """Tornado rules whose handlers find their server through `house`."""
+    return [(pattern, handler, {"house": house}) for module in MODULES for pattern, handler in module.routes]

@@ -1,0 +1,73 @@
+"""Server-sent events over one Tornado response (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
+
+from ..errors import ClientGone
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def frame(data: bytes) -> bytes:
+    """One event. JSON holds no raw line break, so one data line is enough."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream:
+    """The writing side of a stream. Headers go out with the first bytes, so an early failure keeps its status code.
+
+    Each send waits until the bytes have left, for at most `write_timeout` seconds: a reader that stands still neither
+    grows this process nor holds a place in the batch.
+    """
+
+    def __init__(self, handler: RequestHandler, *, write_timeout: float, keep_alive: float):
+        self._handler = handler
+        self._write_timeout = write_timeout
+        self._keep_alive = keep_alive
+        self._last = time.monotonic()
+        self.opened = False
+        self.started = False
+
+    def __repr__(self) -> str:
+        return f"<EventStream {'open' if self.opened else 'not opened'}>"
+
+    async def begin(self, opening: bytes, data: bytes) -> None:
+        """Send data, the first time behind the dialect's opening event."""
+        await self.send(data if self.started else opening + data)
+        self.started = True
+
+    def silence_left(self) -> float:
+        """Seconds until the client should hear something."""
+        return max(0.0, self._last + self._keep_alive - time.monotonic())
+
+    async def send(self, data: bytes) -> None:
+        """Write bytes. Raises ClientGone when the client left or does not read."""
+        if not self.opened:
+            self._open()
+        self._handler.write(data)
+        try:
+            sent = asyncio.ensure_future(self._handler.flush())
+            if not sent.done():
+                await asyncio.wait((sent,), timeout=self._write_timeout)
+            if not sent.done():
+                raise ClientGone("The client stopped reading.")
+            sent.result()
+        except StreamClosedError as error:
+            raise ClientGone from error
+        self._last = time.monotonic()
+
+    async def keep_alive(self) -> None:
+        """Send a comment if the client has heard nothing for long enough."""
+        if not self.silence_left():
+            await self.send(KEEP_ALIVE)
+
+    def _open(self) -> None:
+        self.opened = True
+        self._handler.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self._handler.set_header("Cache-Control", "no-cache")
+        self._handler.set_header("X-Accel-Buffering", "no")

@@ -1,0 +1,223 @@
+"""What models are on this machine: folders of ours, and MLX models in the Hugging Face cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_panel.errors import Conflict, ModelNotFound
+from mlx_panel.messages import LocalModel
+
+CONFIG, SCRIPT, INDEX = "config.json", "fake.json", "model.safetensors.index.json"
+SCRIPTED_CONTEXT = 4096
+NAMED_AT_MOST = 20
+SPARE_BYTES = 64 * 2**20
+SHARD = re.compile(r"-\d+-of-(\d+)\.safetensors$")
+# Names of the context length in the configs of different architectures.
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+    "max_seq_len",
+)
+
+
+def data_folder() -> Path:
+    """Where everything of ours lies: MLX_SERVER_DATA_DIR or ~/.mlx-panel."""
+    return Path(os.environ.get("MLX_SERVER_DATA_DIR") or "~/.mlx-panel").expanduser()
+
+
+def hub_cache() -> Path:
+    """The cache folder of the Hugging Face hub, as its own library finds it."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def models_folder() -> Path:
+    """Where our model folders lie. The data folder is made for its owner's eyes only when it is missing."""
+    data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    return data_folder() / "models"
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Raises Conflict unless `size` bytes and some to spare are free where `folder` is or will be."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < size + SPARE_BYTES:
+        raise Conflict(f"This needs {size / 1e9:.2f} GB of disk in {place}; {free / 1e9:.2f} GB are free.")
+
+
+class Shelf:
+    """The models in some folders and in a hub cache (None: no cache).
+
+    `scan()` and `find()` answer from memory while no folder has changed; otherwise they read the disk, so a server
+    calls them in an executor.
+    """
+
+    def __init__(self, *folders: Path, cache: Path | None = None):
+        self.folders = folders
+        self.cache = cache
+        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._models: list[LocalModel] = []
+
+    def __repr__(self) -> str:
+        places = [str(folder) for folder in (*self.folders, self.cache) if folder]
+        return f"<Shelf of {len(self._models)} models in {', '.join(places)}>"
+
+    def scan(self) -> list[LocalModel]:
+        """Every model, by id; of two with one id the one in the earlier folder, folders before the cache."""
+        stamp = tuple(self._stamps())
+        if stamp != self._stamp:
+            found: dict[str, LocalModel] = {}
+            for model in self._read():
+                found.setdefault(model.id, model)
+            self._models, self._stamp = sorted(found.values(), key=lambda model: model.id.lower()), stamp
+        return list(self._models)
+
+    def find(self, id: str) -> LocalModel:
+        """The model of that id. Raises ModelNotFound naming the ids there are."""
+        models = self.scan()
+        for model in models:
+            if model.id == id:
+                return model
+        raise ModelNotFound(
+            f"There is no model of this name here. {_named([model.id for model in models])}", field="model"
+        )
+
+    def _read(self) -> Iterator[LocalModel]:
+        for path, id, source in self._places():
+            try:
+                if holds_model(path):
+                    yield read_folder(path, id, source)
+            except (
+                FileNotFoundError
+            ):  # deleted while we look; the folder's time has changed, so we look again
+                continue
+
+    def _places(self) -> Iterator[tuple[Path, str, str]]:
+        for folder in self.folders:
+            yield from ((path, path.name, "folder") for path in _visible(folder))
+        yield from ((path, id, "hub cache") for id, path in _snapshots(self.cache))
+
+    def _stamps(self) -> Iterator[tuple[str, int]]:
+        """Times of change of every folder a model can appear in or vanish from; files inside a model are not looked at."""
+        for folder in self.folders:
+            yield from _stamp(folder)
+            for path in _visible(folder):
+                yield from _stamp(path)
+        if self.cache is not None:
+            yield from _stamp(self.cache)
+            for _, path in _snapshots(self.cache):
+                yield from _stamp(path)
+
+
+def holds_model(path: Path) -> bool:
+    """Whether mlx-lm can open a folder: a config, and weights of which no file is missing; or a scripted model."""
+    if not (path / CONFIG).is_file():
+        return (path / SCRIPT).is_file()
+    if (path / INDEX).is_file():
+        names = set(_json(path / INDEX).get("weight_map", {}).values())
+        return bool(names) and all((path / name).is_file() for name in names)
+    files = _weight_files(path)
+    parts = {int(match[1]) for file in files if (match := SHARD.search(file.name))}
+    return bool(files) and all(len(files) >= count for count in parts)
+
+
+def read_folder(path: Path, id: str | None = None, source: str = "folder") -> LocalModel:
+    """What a model folder holds, from its config and the sizes of its files."""
+    created = int(path.stat().st_mtime)
+    name = id or path.name
+    if not (path / CONFIG).is_file():
+        return LocalModel(name, str(path), "fake", "", 0, SCRIPTED_CONTEXT, created, source)
+    config = _json(path / CONFIG)
+    size = sum(file.stat().st_size for file in _weight_files(path))
+    kind = str(config.get("model_type", "unknown"))
+    return LocalModel(name, str(path), kind, _dtype(config), size, _context(config), created, source)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    return [file for file in path.glob("model*.safetensors") if file.is_file()]
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if _is_shown(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_shown(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.name.endswith(".partial") and path.is_dir()
+
+
+def _snapshots(cache: Path | None) -> Iterator[tuple[str, Path]]:
+    """(org/name, folder) of the revision of every cached repository that its main branch, else its latest, is at."""
+    for repository in _visible(cache) if cache else []:
+        kind, _, name = repository.name.partition("--")
+        snapshots = _visible(repository / "snapshots")
+        if kind == "models" and snapshots:
+            main = _text(repository / "refs" / "main")
+            named = [path for path in snapshots if path.name == main]
+            yield name.replace("--", "/", 1), next(iter(named), max(snapshots, key=_changed))
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _stamp(path: Path) -> Iterator[tuple[str, int]]:
+    try:
+        yield str(path), _changed(path)
+    except FileNotFoundError:
+        return
+
+
+def _text(path: Path) -> str:
+    return _read_or(path, "", str.strip)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = _read_or(path, None, json.loads)
+    return value if isinstance(value, dict) else {}
+
+
+def _read_or(path: Path, default: Any, parse: Callable[[str], Any]) -> Any:
+    """A file's text, parsed; the default where it vanished or is damaged, since others write these folders too."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    if "bits" in quantization and "group_size" in quantization:
+        return f"{quantization['bits']}-bit (group {quantization['group_size']})"
+    text = config.get("text_config") or {}
+    names = [part.get(key) for part in (config, text) for key in ("torch_dtype", "dtype")]
+    return str(next((name for name in names if name), ""))
+
+
+def _context(config: dict[str, Any]) -> int:
+    for part in (config, config.get("text_config") or {}):
+        for key in CONTEXT_KEYS:
+            if isinstance(part.get(key), int):
+                return part[key]
+    return 0
+
+
+def _named(ids: list[str]) -> str:
+    if not ids:
+        return "There is none at all; `mlx-panel models demo` fetches a small one."
+    more = f" and {len(ids) - NAMED_AT_MOST} more" if len(ids) > NAMED_AT_MOST else ""
+    return f"There are: {', '.join(ids[:NAMED_AT_MOST])}{more}."

@@ -1,0 +1,1 @@
+"""Incremental parsers of generated text: pure, no clock, no engine."""

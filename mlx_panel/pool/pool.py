@@ -1,0 +1,245 @@
+"""The models in memory: loaded on demand, leased while in use, restarted when their process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import param
+
+from ..errors import Draining, MlxPanelError, ModelLoadFailed
+from ..messages import LocalModel, ModelState
+from .process import Worker
+
+log = logging.getLogger(__name__)
+Spawn = Callable[[LocalModel, Callable[[Worker], None]], Worker]
+
+
+class Shelf(Protocol):
+    """What models this machine has; both calls may read folders and run off the loop."""
+
+    def find(self, id: str) -> LocalModel: ...
+    def scan(self) -> list[LocalModel]: ...
+
+
+class Slot:
+    """One model and its process, if it has one."""
+
+    def __init__(self, model: LocalModel):
+        self.model = model
+        self.worker: Worker | None = None
+        self.loading: asyncio.Task[Worker] | None = None
+        self.unloading: asyncio.Task[None] | None = None
+        self.leases = 0
+        self.restarts = 0
+        self.failures = 0
+        self.reason = ""
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.model.id} {self.state}, {self.leases} leases>"
+
+    @property
+    def state(self) -> str:
+        if self.unloading is not None:
+            return "stopping"
+        if self.loading is not None:
+            return "loading"
+        if self.worker is not None and self.worker.alive:
+            return "ready"
+        return "failed" if self.reason else "available"
+
+
+class ModelPool(param.Parameterized):
+    """Slots by model id. Everything here runs on the server's loop."""
+
+    needed = param.List([], item_type=str, doc="Models that belong in memory; the server is not ready without them.")
+    max_failures = param.Integer(3, bounds=(1, 100), doc="Failures in a row after which a model is no longer restarted.")
+    backoff_seconds = param.Number(0.5, bounds=(0, 60), doc="Wait before the second restart in a row; doubles each time.")
+
+    def __init__(self, shelf: Shelf, spawn: Spawn, **values: object):
+        super().__init__(**values)
+        self._shelf = shelf
+        self._spawn = spawn
+        self._slots: dict[str, Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<ModelPool {list(self._slots.values())}>"
+
+    # --- using a model ---------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def lease(self, id: str) -> AsyncIterator[Worker]:
+        """A ready worker for a model, loaded if need be; the model stays while the lease is held.
+
+        Raises ModelNotFound, ModelLoadFailed (shared by all who wait for the same load) and Draining.
+        """
+        slot = await self._slot(id)
+        slot.leases += 1
+        try:
+            yield await self._ready(slot)
+        finally:
+            slot.leases -= 1
+
+    async def load(self, id: str) -> None:
+        """Load a model. Raises like `lease`."""
+        await self._ready(await self._slot(id))
+
+    async def unload(self, id: str) -> None:
+        """End a model's process once its requests are done. Raises ModelNotFound."""
+        slot = await self._slot(id)
+        if slot.unloading is None:
+            slot.reason, slot.failures = "", 0
+            slot.unloading = asyncio.create_task(self._stop(slot))
+        await asyncio.shield(slot.unloading)
+
+    async def find(self, id: str) -> LocalModel:
+        """The model of that name on this machine. Raises ModelNotFound."""
+        return await asyncio.to_thread(self._shelf.find, id)
+
+    async def catalog(self) -> list[LocalModel]:
+        """Every model on this machine."""
+        return await asyncio.to_thread(self._shelf.scan)
+
+    async def _slot(self, id: str) -> Slot:
+        if self._closed:
+            raise Draining
+        if id not in self._slots:
+            model = await self.find(id)
+            self._slots.setdefault(id, Slot(model))
+        return self._slots[id]
+
+    async def _ready(self, slot: Slot) -> Worker:
+        if slot.unloading is not None:
+            await asyncio.shield(slot.unloading)
+        if slot.worker is not None and slot.worker.alive:
+            return slot.worker
+        if slot.loading is None:
+            self._begin(slot, wait=0)
+        assert slot.loading is not None
+        return await asyncio.shield(slot.loading)
+
+    # --- loading and stopping --------------------------------------------------------------------------------
+
+    def _begin(self, slot: Slot, *, wait: float) -> None:
+        slot.loading = asyncio.create_task(self._load(slot, wait))
+        slot.loading.add_done_callback(_seen)
+
+    async def _load(self, slot: Slot, wait: float) -> Worker:
+        try:
+            await asyncio.sleep(wait)
+            slot.model = await self.find(slot.model.id)
+            slot.worker = self._spawn(slot.model, lambda worker: self._exited(slot, worker))
+            ready = await slot.worker.start()
+        except MlxPanelError as error:
+            slot.reason = str(error)
+            slot.failures += 1
+            raise
+        except OSError as error:
+            slot.reason = f"The worker of {slot.model.id!r} could not be started: {type(error).__name__}."
+            slot.failures += 1
+            raise ModelLoadFailed(slot.reason) from error
+        finally:
+            slot.loading = None
+        slot.reason = ""
+        log.info("%s is ready: pid %d, %.1f s, %s", slot.model.id, ready.pid, ready.load_seconds, ready.blas.name or ready.device)
+        return slot.worker
+
+    async def _stop(self, slot: Slot) -> None:
+        try:
+            if slot.loading is not None:
+                await asyncio.wait((slot.loading,))
+            if slot.worker is not None:
+                await slot.worker.stop(drain=True)
+                slot.worker = None
+        finally:
+            slot.unloading = None
+
+    def _exited(self, slot: Slot, worker: Worker) -> None:
+        """A process is gone. One that served and was not told to go is started again, with back-off."""
+        if worker.stopping or worker.ready is None or self._closed:
+            return
+        served = worker.beat.completion_tokens > 0
+        slot.failures = 1 if served else slot.failures + 1
+        slot.reason = f"The worker of {slot.model.id!r} died: {worker.reason}."
+        slot.worker = None
+        log.error("%s", slot.reason)
+        if slot.failures <= self.max_failures and slot.loading is None and slot.unloading is None:
+            slot.restarts += 1
+            self._begin(slot, wait=self.backoff_seconds * (2 ** (slot.failures - 2)) if slot.failures > 1 else 0)
+
+    async def start(self) -> None:
+        """Load the needed models, all at once; failures are kept as the slots' reasons."""
+        for id in self.needed:
+            await self._preload(id)
+
+    async def _preload(self, id: str) -> None:
+        slot = await self._slot(id)
+        if slot.loading is None and not (slot.worker and slot.worker.alive):
+            self._begin(slot, wait=0)
+
+    async def close(self, *, timeout: float) -> None:
+        """Stop every worker; running requests may finish for `timeout` seconds."""
+        self._closed = True
+        for slot in self._slots.values():
+            if slot.loading is not None:
+                slot.loading.cancel()
+        workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
+        await asyncio.gather(*(worker.stop(drain=timeout > 0, timeout=timeout) for worker in workers))
+
+    def kill(self) -> None:
+        """The last resort of a process that is ending: no worker outlives it."""
+        for slot in self._slots.values():
+            if slot.worker is not None:
+                slot.worker.signal(15)
+
+    # --- what a person sees ----------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether every needed model can answer at once."""
+        return all(id in self._slots and self._slots[id].state == "ready" for id in self.needed)
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [slot.worker for slot in self._slots.values() if slot.worker is not None and slot.worker.alive]
+
+    def missing(self) -> dict[str, str]:
+        """The needed models that cannot answer now, each with its state."""
+        states = {id: self._slots[id].state if id in self._slots else "available" for id in self.needed}
+        return {id: state for id, state in states.items() if state != "ready"}
+
+    def states(self, models: list[LocalModel]) -> list[ModelState]:
+        """What is known of each model, those in memory first."""
+        known = {model.id: model for model in models} | {id: slot.model for id, slot in self._slots.items()}
+        states = [self._state(self._slots.get(id), model) for id, model in known.items()]
+        return sorted(states, key=lambda state: (state.state == "available", state.id.lower()))
+
+    def _state(self, slot: Slot | None, model: LocalModel) -> ModelState:
+        about = {"id": model.id, "architecture": model.architecture, "dtype": model.dtype, "context_length": model.context_length, "disk": model.bytes, "needed": model.id in self.needed}
+        if slot is None:
+            return ModelState(state="available", **about)
+        about |= {"state": slot.state, "restarts": slot.restarts, "reason": slot.reason}
+        return ModelState(**about, **_figures(slot.worker))
+
+
+def _figures(worker: Worker | None) -> dict[str, object]:
+    if worker is None or worker.ready is None or worker.exited.is_set():
+        return {}
+    beat = worker.beat
+    memory = beat.memory.process or worker.ready.memory.process
+    return {
+        "pid": worker.pid, "uptime": time.monotonic() - worker.started, "parameters": worker.ready.info.parameters,
+        "memory": memory, "running": beat.running, "queued": beat.queued,
+    }  # fmt: skip
+
+
+def _seen(task: asyncio.Task[Worker]) -> None:
+    """A load nobody waits for may fail without a word from asyncio; its reason is on the slot."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,216 @@
+"""One worker process as the server sees it: started, listened to, spoken to, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from ..errors import ModelLoadFailed, WorkerDied
+from ..messages import Add, Beat, Cancel, Command, Frame, GenerateRequest, LoadFailed, LocalModel, Ready, Report, Stop, decode_report, encode
+from .stream import Stream, Streams
+
+log = logging.getLogger(__name__)
+REAP_SECONDS = 0.05
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What a worker is started with; seconds, tokens, rows."""
+
+    logs: Path
+    max_batch: int = 32
+    prefill_step: int = 512
+    load_timeout: float = 600
+    silence: float = 120
+    stop_timeout: float = 10
+
+
+class Worker:
+    """A process running one model. `on_exit(worker)` is called once when the process is gone, however it went."""
+
+    def __init__(self, model: LocalModel, options: WorkerOptions, on_exit: Callable[[Worker], None]):
+        self.model = model
+        self.options = options
+        self.on_exit = on_exit
+        self.ready: Ready | None = None
+        self.beat = Beat()
+        self.heard = self.started = time.monotonic()
+        self.stopping = False
+        self.exited = asyncio.Event()
+        self.reason = ""
+        self._streams = Streams()
+        self._first = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        state = "exited" if self.exited.is_set() else "stopping" if self.stopping else "ready" if self.ready else "loading"
+        return f"<Worker {self.model.id} pid {self.pid} {state}, {len(self._streams)} streams>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        return self.ready is not None and not self.stopping and not self.exited.is_set()
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Ready:
+        """Start the process and wait until its model is loaded.
+
+        Raises ModelLoadFailed with a one-line reason; the process is gone by then.
+        """
+        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mlx-panel-"))
+        address = f"ipc://{self._folder}/worker"
+        self._socket = _bind(address)
+        self._process = await asyncio.to_thread(self._spawn, address)
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch()), asyncio.create_task(self._reap())]
+        try:
+            async with asyncio.timeout(self.options.load_timeout):
+                self.ready = await self._first
+        except TimeoutError:
+            self.reason = f"loading took longer than {self.options.load_timeout:g} s"
+        if self.ready is None:
+            await self.kill()
+            raise ModelLoadFailed(f"The model {self.model.id!r} could not be loaded: {self.reason}.")
+        return self.ready
+
+    def _spawn(self, address: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mlx_panel.worker", "--socket", address, "--model", self.model.path, "--name", self.model.id]
+        command += ["--max-batch", str(self.options.max_batch), "--prefill-step", str(self.options.prefill_step)]
+        output = os.open(self.options.logs / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            # A session of its own: Ctrl-C and a closing terminal reach the server alone, which then stops its workers.
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        finally:
+            os.close(output)
+
+    async def _listen(self) -> None:
+        while True:
+            report = decode_report(await self._socket.recv())
+            self.heard = time.monotonic()
+            self._take(report)
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Frame):
+            self._streams.deliver(report.events)
+        elif isinstance(report, Beat):
+            self.beat = report
+        elif isinstance(report, LoadFailed):
+            self.reason = report.reason
+        elif not self._first.done():
+            self._first.set_result(report)
+
+    async def _watch(self) -> None:
+        """End a worker that says nothing any more: a hung kernel looks alive to everything else."""
+        while True:
+            await asyncio.sleep(min(1.0, self.options.silence / 4))
+            if self.ready and time.monotonic() - self.heard > self.options.silence:
+                self.reason = f"it was silent for {self.options.silence:g} s"
+                log.error("worker of %s: %s; ending it", self.model.id, self.reason)
+                await self.kill()
+                return
+
+    async def _reap(self) -> None:
+        assert self._process is not None
+        while (code := self._process.poll()) is None:
+            await asyncio.sleep(REAP_SECONDS)
+        await self._last_words()
+        if not self.reason and not self.stopping:
+            self.reason = f"its process ended with {_cause(code)}"
+        self.exited.set()
+        self._streams.fail(WorkerDied.code)
+        if not self._first.done():
+            self._first.set_result(None)
+        self.on_exit(self)
+        await self._close()
+
+    async def _last_words(self) -> None:
+        """Take what the process sent before it ended."""
+        while await self._socket.poll(0):
+            self._take(decode_report(await self._socket.recv()))
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._socket.close(linger=0)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def stop(self, *, drain: bool = False, timeout: float | None = None) -> None:
+        """End the process in order; with `drain` its requests finish first, for at most `timeout` seconds."""
+        self.stopping = True
+        if self.exited.is_set() or self._process is None:
+            return
+        if drain and len(self._streams):
+            await self._leave(Stop(drain=True), timeout)
+        if self.ready is not None:
+            await self._leave(Stop(), self.options.stop_timeout)
+        await self.kill()
+
+    async def _leave(self, command: Stop, timeout: float | None) -> None:
+        self.send(command)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.exited.wait(), timeout)
+
+    async def kill(self) -> None:
+        """SIGTERM, a wait, and only then SIGKILL: a hard end can leave wired memory behind on macOS."""
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.exited.wait(), min(self.options.stop_timeout, 5))
+        self.signal(signal.SIGKILL)
+        await self.exited.wait()
+
+    def signal(self, number: int) -> None:
+        if self._process is not None and not self.exited.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    # --- requests --------------------------------------------------------------------------------------------
+
+    def submit(self, request: GenerateRequest) -> Stream:
+        """Hand a request to the worker; its events arrive in the stream. Raises WorkerDied."""
+        if not self.alive:
+            raise WorkerDied
+        stream = self._streams.open(request.id)
+        self.send(Add(request))
+        return stream
+
+    def cancel(self, id: str) -> None:
+        """End a request before the worker's next step; harmless when it has ended already."""
+        if self._streams.close(id):
+            self.send(Cancel(id))
+
+    def send(self, command: Command) -> None:
+        if not self.exited.is_set():
+            self._socket.send(encode(command))
+
+
+def _bind(address: str) -> zmq.asyncio.Socket:
+    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+    socket.set(zmq.SNDHWM, 0)
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.LINGER, 0)
+    socket.bind(address)
+    return socket
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"

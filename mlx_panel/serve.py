@@ -1,0 +1,170 @@
+"""`mlx-panel serve`: Panel's own server with the API beside the dashboard, on one port and one loop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+from typing import Any
+
+import panel as pn
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.command.subcommand import Argument
+from bokeh.server.server import Server
+from panel.command.serve import Serve
+
+from .app import Runtime
+from .dashboard import pages
+from .dashboard.local import Local
+from .errors import MlxPanelError
+from .http.fallback import Fallback
+from .plugin import KEY, ROUTES, started
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+REFUSE_OPEN = """\
+{host} can be reached from other machines, and this version knows no users or keys: anybody there could use the models.
+Listen on this machine only and reach it through a tunnel, from the other machine:
+    ssh -N -L {port}:127.0.0.1:{port} {user}@THIS-MACHINE"""
+REFUSE_PROCESSES = """\
+--num-procs must be 1: each further process would load its own copy of every model and write the same audit file.
+A model runs in a process of its own already; requests to one model are batched there."""
+
+
+class MlxServe(Serve):
+    """Panel's serve with two more options. Without files it serves the dashboard at /."""
+
+    name = "serve"
+    help = "start the server and the dashboard"
+    args = (
+        *((flag, spec) for flag, spec in Serve.args if flag not in ("--port", "--address")),
+        ("--port", Argument(metavar="PORT", type=int, default=None, help="Port to listen on (10242; 0 takes a free one)")),
+        ("--address", Argument(metavar="ADDRESS", type=str, default=None, help="Address to listen on (127.0.0.1)")),
+        ("--model", Argument(metavar="MODEL", action="append", default=None, help="Model to load at start; may be given several times")),
+        ("--drain-timeout", Argument(metavar="SECONDS", type=float, default=None, help="How long requests may go on when the server stops (30)")),
+    )
+
+    def invoke(self, args: argparse.Namespace) -> None:
+        if args.num_procs != 1:
+            sys.exit(REFUSE_PROCESSES)
+        settings = Settings.load({"port": args.port, "host": args.address, "models": args.model, "drain_timeout_seconds": args.drain_timeout})
+        _check_address(settings)
+        self.runtime = pn.state.cache[KEY] = Runtime(settings)
+        self.runtime.open()
+        _complete(args, settings)
+        try:
+            super().invoke(args)
+        finally:
+            pn.state.cache.pop(KEY, None)
+            self.runtime.close()
+
+    def customize_applications(self, args: argparse.Namespace, applications: dict[str, Any]) -> dict[str, Any]:
+        applications = super().customize_applications(args, applications)
+        if args.files:
+            return applications
+        return {path: Application(FunctionHandler(_builder(self.runtime, path))) for path in pages.PAGES}
+
+    def customize_kwargs(self, args: argparse.Namespace, server_kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = super().customize_kwargs(args, server_kwargs)
+        kwargs["extra_patterns"] = [*kwargs.get("extra_patterns", []), *ROUTES]
+        return kwargs
+
+    def customize_server(self, server: Server) -> Server:
+        server = super().customize_server(server)
+        adopt(server, self.runtime)
+        return server
+
+
+def adopt(server: Server, runtime: Runtime) -> None:
+    """Give a Bokeh server our manners: problem documents for unknown paths, a drain on signals, a word of welcome."""
+    server._tornado.settings.update(default_handler_class=Fallback, default_handler_args={"house": started})
+    server.io_loop.add_callback(_begin, server, runtime)
+
+
+async def _begin(server: Server, runtime: Runtime) -> None:
+    ending = Ending(runtime)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, ending.asked, number)
+    await runtime.start()
+    print(welcome(f"http://{server.address or 'localhost'}:{server.port}{server.prefix}", runtime), flush=True)
+
+
+class Ending:
+    """The first signal drains; a second one ends what still runs with an error event."""
+
+    def __init__(self, runtime: Runtime):
+        self._runtime = runtime
+        self._draining: asyncio.Task[None] | None = None
+
+    def asked(self, number: int) -> None:
+        if self._draining is None:
+            working = self._runtime.working
+            print(f"\nStopping: {f'{working} request(s) may finish; once more to stop now' if working else 'nothing is running'}.", flush=True)
+            self._draining = asyncio.create_task(self._runtime.drain())
+            self._draining.add_done_callback(lambda _: asyncio.ensure_future(self._end()))
+        else:
+            self._draining.cancel()
+
+    async def _end(self) -> None:
+        await self._runtime.stop()
+        asyncio.get_running_loop().stop()
+
+
+def _builder(runtime: Runtime, path: str) -> Any:
+    def build(document: Any) -> None:
+        page = pages.build(Local(runtime), path)
+        page.server_doc(document)
+
+    return build
+
+
+def _check_address(settings: Settings) -> None:
+    """Refuse to listen where others can reach an API without keys. Raises SystemExit with the way out."""
+    try:
+        loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = settings.host == "localhost"
+    if not loopback:
+        sys.exit(REFUSE_OPEN.format(host=settings.host or "0.0.0.0", port=settings.port, user="you"))
+
+
+def _complete(args: argparse.Namespace, settings: Settings) -> None:
+    args.port, args.address = settings.port, settings.host
+    if args.allow_websocket_origin is None and settings.port:
+        args.allow_websocket_origin = [f"{host}:{settings.port}" for host in ("localhost", "127.0.0.1")]
+    if args.log_level is None and settings.log_level != "debug":
+        logging.getLogger("bokeh").setLevel(logging.WARNING)
+        logging.getLogger("tornado.access").setLevel(logging.ERROR)
+
+
+def welcome(url: str, runtime: Runtime) -> str:
+    """The server's address and three things to try."""
+    model = next(iter(runtime.settings.models), None) or next((state.id for state in runtime.sampler.now.models), "MODEL")
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    return f"""
+mlx-panel is running.   Dashboard   {url}
+                        API         {url}/v1
+                        BLAS        {runtime.blas.name}{'' if runtime.blas.fast else '   (slow: ' + runtime.blas.fix + ')'}
+Try it:
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+  python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
+  in a notebook:  import mlx_panel; panel = mlx_panel.connect('{url}'); panel.overview
+Ctrl-C stops it."""
+
+
+def run(argv: list[str]) -> int:
+    """Parse the command line of `mlx-panel serve` and serve. Returns the exit status."""
+    from panel.command import transform_cmds
+
+    parser = argparse.ArgumentParser(prog="mlx-panel serve", description=MlxServe.help, formatter_class=argparse.RawTextHelpFormatter)
+    command = MlxServe(parser=parser)
+    try:
+        command.invoke(parser.parse_args(transform_cmds(argv)))
+    except MlxPanelError as error:
+        print(f"mlx-panel: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,253 @@
+"""The process around an engine: one model, one socket, one thread.
+
+    python -m mlx_panel.worker --socket ipc:///… --model FOLDER --name ID
+
+Commands come in, reports go out (`messages.py`); a frame holds all events of one step. Exit codes: 0 stopped in
+order, 1 a defect (logged by class and place), 3 the model could not be loaded, 4 the process that started it is gone.
+SIGTERM stops it in order; SIGINT and SIGHUP are the server's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+import zmq
+
+from .engine.fake import FakeEngine, FakeSpec, is_fake
+from .engine.protocol import AnyEngine
+from .engine.site import site
+from .errors import Draining, GenerationFailed, MlxPanelError
+from .messages import (
+    Add,
+    Cancel,
+    Command,
+    Event,
+    Failed,
+    Frame,
+    GenerateRequest,
+    LoadFailed,
+    Ready,
+    Report,
+    Stop,
+    decode_command,
+    encode,
+)
+
+log = logging.getLogger("mlx_panel.worker")
+
+BEAT_SECONDS = 0.5
+LINGER_MS = 1000
+STOPPED, DEFECT, LOAD_FAILED, ORPHANED = 0, 1, 3, 4
+
+
+class Worker:
+    """Moves commands into an engine and its events out, until it is told to stop or its parent is gone."""
+
+    def __init__(self, engine: AnyEngine, socket: zmq.Socket, parent: int):
+        self.engine = engine
+        self.parent = parent
+        self.draining = False
+        self.stopped = False
+        self._socket = socket
+        self._failed: list[Event] = []
+        self._next_beat = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.engine!r} draining={self.draining} stopped={self.stopped}>"
+
+    def run(self) -> int:
+        """The loop. Returns the exit code."""
+        while not self.stopped:
+            if os.getppid() != self.parent:
+                log.warning("the server is gone; ending")
+                return ORPHANED
+            self._beat()
+            self._wait()
+            self._take_commands()
+            self._step()
+            if self.draining and not self.engine.busy:
+                break
+        self._cancel_all()
+        return STOPPED
+
+    def stop(self, *_: object) -> None:
+        """Stop before the next step; also the handler of SIGTERM."""
+        self.stopped = True
+
+    def send(self, report: Report) -> None:
+        """Never blocks. What a vanished server does not take is lost with it."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(encode(report), zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+            self.send(self.engine.beat())
+
+    def _wait(self) -> None:
+        if not self.engine.busy:
+            self._socket.poll(max(1, int(1000 * (self._next_beat - time.monotonic()))))
+
+    def _take_commands(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._obey(self._socket.recv(zmq.NOBLOCK))
+
+    def _obey(self, frame: bytes) -> None:
+        try:
+            command: Command = decode_command(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("a command was not understood: %s", type(error).__name__)
+            return
+        if isinstance(command, Add):
+            self._add(command.request)
+        elif isinstance(command, Cancel):
+            self.engine.cancel(command.id)
+        elif isinstance(command, Stop):
+            self.draining, self.stopped = True, self.stopped or not command.drain
+
+    def _add(self, request: GenerateRequest) -> None:
+        try:
+            if self.draining:
+                raise Draining
+            self.engine.add(request)
+        except MlxPanelError as error:
+            numbers = {name: int(number) for name, number in error.numbers.items()}
+            self._failed.append(Failed(request.id, error.code, numbers=numbers))
+        except Exception as error:
+            log.error("a request could not be taken: %s", site(error))
+            self._failed.append(Failed(request.id, GenerationFailed.code))
+
+    def _step(self) -> None:
+        failed, self._failed = self._failed, []
+        events = failed + (self.engine.step() if self.engine.busy and not self.stopped else [])
+        if events:
+            self.send(Frame(events))
+
+    def _cancel_all(self) -> None:
+        for id in self.engine.ids:
+            self.engine.cancel(id)
+        events = self.engine.step()
+        if events:
+            self.send(Frame(events))
+
+
+def load(path: str, fake: str, max_batch: int, prefill_step: int) -> AnyEngine:
+    """The engine for a folder, or for the JSON text of a `FakeSpec`."""
+    if fake:
+        return FakeEngine(msgspec.json.decode(fake, type=FakeSpec), max_batch=max_batch)
+    if is_fake(path):
+        return FakeEngine.load(path, max_batch=max_batch)
+    # mlx is only imported by a process that needs it, after the BLAS it is to use.
+    from .engine.engine import Engine
+
+    return Engine.load(path, max_batch=max_batch, prefill_step=prefill_step)
+
+
+def ready(engine: AnyEngine, load_seconds: float) -> Ready:
+    """What a worker says first."""
+    return Ready(
+        pid=os.getpid(),
+        info=engine.info,
+        memory=engine.memory(),
+        device=engine.device,
+        blas=engine.blas,
+        load_seconds=load_seconds,
+        versions=engine.versions,
+    )
+
+
+def reason(error: Exception) -> str:
+    """One line about why a folder could not be loaded: `FileNotFoundError: config.json`."""
+    if isinstance(error, MlxPanelError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{type(error).__name__}: {os.path.basename(error.filename)}"
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}".rstrip(".: ")
+
+
+def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
+    """Load, serve, free. Returns the exit code."""
+    started = time.monotonic()
+    try:
+        engine = load(options.model, options.fake, options.max_batch, options.prefill_step)
+    except Exception as error:
+        log.error("the model could not be loaded: %s", site(error))
+        socket.send(encode(LoadFailed(reason(error))), zmq.NOBLOCK)
+        return LOAD_FAILED
+    worker = Worker(engine, socket, options.parent)
+    # Only now: while it loads, SIGTERM ends the process at once, as nothing is lost.
+    signal.signal(signal.SIGTERM, worker.stop)
+    try:
+        worker.send(ready(engine, time.monotonic() - started))
+        return worker.run()
+    except Exception as error:
+        # Without the traceback: its last line may quote a prompt.
+        log.critical("the worker failed: %s", site(error))
+        return DEFECT
+    finally:
+        engine.close(last=True)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("mlx_panel.worker", description="Serve one model over a ZeroMQ socket.")
+    parser.add_argument("--socket", required=True, help="address of the server's PAIR socket")
+    parser.add_argument("--model", default="", help="the model's folder")
+    parser.add_argument("--name", default="", help="the model's name, for the process list")
+    parser.add_argument("--max-batch", type=int, default=32, help="requests that run at once")
+    parser.add_argument(
+        "--prefill-step", type=int, default=512, help="prompt tokens of a request in one step"
+    )
+    parser.add_argument(
+        "--parent", type=int, default=os.getppid(), help="end when this is no longer the parent"
+    )
+    parser.add_argument(
+        "--fake", default="", help="JSON of a model that never existed, to try clients and failures"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # Models are on this machine: the tokenizer's library must not ask the hub about them.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    logging.basicConfig(
+        stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
+    )
+    _title(options.name)
+    context = zmq.Context()
+    try:
+        return run(options, _connect(context, options.socket))
+    finally:
+        context.destroy(linger=LINGER_MS)
+
+
+def _connect(context: zmq.Context, address: str) -> zmq.Socket:
+    socket: zmq.Socket = context.socket(zmq.PAIR)
+    options: dict[int, int] = {zmq.SNDHWM: 0, zmq.RCVHWM: 0, zmq.LINGER: LINGER_MS}
+    set_option: Callable[[int, int], None] = socket.setsockopt
+    for option, value in options.items():
+        set_option(option, value)
+    socket.connect(address)
+    return socket
+
+
+def _title(name: str) -> None:
+    """A name in `ps` and `top`, where the system lets a process write its own."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(f"mlx:{name.rsplit('/', 1)[-1]}"[:15])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""What all tests share: a server of this package on a free port, and no blocking call on a loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .server import Running, running
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for tests that need nothing special, with scripted models of every temper."""
+    with running(tmp_path_factory.mktemp("serving")) as server:
+        yield server
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[object]:
+    """A function that starts servers with settings of one's own; they end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running(tmp_path / "server", **settings))
