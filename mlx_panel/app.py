@@ -18,7 +18,7 @@ from .audit.reader import AuditReader
 from .audit.store import AuditStore
 from .engine import blas
 from .errors import Draining
-from .http.endpoint import Endpoint
+from .http.house import Visitor
 from .hub.disk import Shelf, hub_cache
 from .messages import Limit, LocalModel, Sample, Snapshot
 from .meter import Meter
@@ -45,7 +45,7 @@ class Runtime:
         self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
         self.started = time.time()
         self.blas = blas.find()
-        self._visitors: set[Endpoint] = set()
+        self._visitors: set[Visitor] = set()
         self._starting: asyncio.Task[None] | None = None
         self._opened = False
 
@@ -58,8 +58,15 @@ class Runtime:
         """Make the data folder and open the audit log. Blocks. Raises AuditLocked where another server has it."""
         for folder in (self.folder, self.folder / "models", self.folder / "logs"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         self.audit.start()
+        self._machine = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(), "versions": _versions()}
         self._opened = True
+
+    @property
+    def starting(self) -> bool:
+        """Whether `start` was called."""
+        return self._starting is not None
 
     async def start(self) -> None:
         """Start once, on the running loop: whoever comes first starts, the others wait."""
@@ -101,10 +108,10 @@ class Runtime:
 
     # --- who is here -----------------------------------------------------------------------------------------
 
-    def enter(self, visitor: Endpoint) -> None:
+    def enter(self, visitor: Visitor) -> None:
         self._visitors.add(visitor)
 
-    def leave(self, visitor: Endpoint) -> None:
+    def leave(self, visitor: Visitor) -> None:
         self._visitors.discard(visitor)
 
     @property
@@ -134,8 +141,7 @@ class Runtime:
         used = workers[0].blas if workers else self.blas
         memory = psutil.virtual_memory()
         return {
-            "version": __version__, "python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(),
-            "cpu_count": psutil.cpu_count(), "versions": _versions(), "device": workers[0].device if workers else None,
+            "version": __version__, **self._machine, "cpu_count": psutil.cpu_count(), "device": workers[0].device if workers else None,
             "blas": msgspec.to_builtins(used), "memory": {"total": memory.total, "available": memory.available},
             "data_folder": str(self.folder), "uptime_seconds": round(time.time() - self.started, 1),
             "ignored_fields": self.meter.ignored_fields, "audit": {"pending": self.audit.pending, "written": self.audit.written, "failed": self.audit.failed},

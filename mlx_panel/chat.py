@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpx
@@ -35,7 +35,7 @@ class Conversation:
     def reset(self) -> None:
         self.turns = []
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str, None, None]:
         """Pieces of the answer as they come; what has come when the reading stops is part of the conversation.
 
         Raises Refused with the server's message, ServerUnreachable.

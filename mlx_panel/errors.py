@@ -39,6 +39,7 @@ holds text of a prompt or an answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -58,9 +59,9 @@ class MlxPanelError(Exception):
         return f"<{type(self).__name__} {self.code}>"
 
     @classmethod
-    def revive(cls, numbers: dict[str, int]) -> MlxPanelError:
+    def revive(cls, numbers: Mapping[str, int | float]) -> MlxPanelError:
         """The error a worker named by its code; only figures cross the process border, never text."""
-        return cls(**numbers)
+        return cls(None, field=None, **numbers)
 
 
 class BadRequest(MlxPanelError):
@@ -92,11 +93,11 @@ class ContextLengthExceeded(BadRequest):
     message = "The request does not fit this model's context."
 
     @classmethod
-    def revive(cls, numbers: dict[str, int]) -> MlxPanelError:
+    def revive(cls, numbers: Mapping[str, int | float]) -> MlxPanelError:
         # Clients recognise an overflow by the first half of this sentence.
         text = f"This model's maximum context length is {numbers.get('context_length')} tokens, but the prompt has {numbers.get('prompt_tokens')} tokens"
         wanted = numbers.get("max_tokens")
-        return cls(text + (f" and {wanted} more were asked for." if wanted else "."), **numbers)
+        return cls(text + (f" and {wanted} more were asked for." if wanted else "."), field=None, **numbers)
 
 
 class EmptyPrompt(BadRequest):

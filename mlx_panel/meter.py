@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .messages import AuditRecord, ModelState, Sample, Snapshot
 
@@ -59,7 +60,7 @@ class Meter:
             self._ttft.popleft()
         return statistics.median(seconds for _, seconds in self._ttft) * 1000 if self._ttft else None
 
-    def figures(self) -> dict[str, int | float | None]:
+    def figures(self) -> dict[str, Any]:
         """The meter's part of a snapshot."""
         return {
             "requests": self._running, "requests_total": self._total, "errors_total": self._errors,

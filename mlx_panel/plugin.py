@@ -8,6 +8,7 @@ from __future__ import annotations
 import panel as pn
 
 from .app import Runtime
+from .ending import Ending
 from .http.routes import Route, routes
 from .settings import Settings
 
@@ -24,8 +25,15 @@ def runtime() -> Runtime:
 async def started() -> Runtime:
     """The Runtime, running on this loop."""
     house = runtime()
+    if not house.starting:
+        Ending(house).install()
     await house.start()
     return house
+
+
+async def begin() -> None:
+    """Start the Runtime on this loop."""
+    await started()
 
 
 def rest(files: list[str], endpoint: str) -> list[Route]:

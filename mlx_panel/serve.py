@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ipaddress
 import logging
-import signal
 import sys
 from typing import Any
 
@@ -20,8 +18,9 @@ from panel.command.serve import Serve
 from .app import Runtime
 from .dashboard import pages
 from .dashboard.local import Local
-from .errors import MlxPanelError
+from .errors import MlxPanelError, SettingsError
 from .http.fallback import Fallback
+from .http.house import FindHouse
 from .plugin import KEY, ROUTES, started
 from .settings import Settings
 
@@ -52,7 +51,7 @@ class MlxServe(Serve):
         if args.num_procs != 1:
             sys.exit(REFUSE_PROCESSES)
         settings = Settings.load({"port": args.port, "host": args.address, "models": args.model, "drain_timeout_seconds": args.drain_timeout})
-        _check_address(settings)
+        check_address(settings)
         self.runtime = pn.state.cache[KEY] = Runtime(settings)
         self.runtime.open()
         _complete(args, settings)
@@ -62,11 +61,9 @@ class MlxServe(Serve):
             pn.state.cache.pop(KEY, None)
             self.runtime.close()
 
-    def customize_applications(self, args: argparse.Namespace, applications: dict[str, Any]) -> dict[str, Any]:
-        applications = super().customize_applications(args, applications)
-        if args.files:
-            return applications
-        return {path: Application(FunctionHandler(_builder(self.runtime, path))) for path in pages.PAGES}
+    def customize_applications(self, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+        given = super().customize_applications(args, given)
+        return given if args.files else applications(self.runtime)
 
     def customize_kwargs(self, args: argparse.Namespace, server_kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = super().customize_kwargs(args, server_kwargs)
@@ -80,38 +77,25 @@ class MlxServe(Serve):
 
 
 def adopt(server: Server, runtime: Runtime) -> None:
-    """Give a Bokeh server our manners: problem documents for unknown paths, a drain on signals, a word of welcome."""
-    server._tornado.settings.update(default_handler_class=Fallback, default_handler_args={"house": started})
+    """Give a Bokeh server all our manners: a drain on signals and a word of welcome too."""
+    settle(server, started)
     server.io_loop.add_callback(_begin, server, runtime)
 
 
+def settle(server: Server, find: FindHouse) -> None:
+    """Problem documents for unknown paths, and pages that open under both of this machine's names for itself."""
+    server._tornado.settings.update(default_handler_class=Fallback, default_handler_args={"house": find})
+    server._tornado.websocket_origins.update(f"{name}:{server.port}" for name in ("localhost", "127.0.0.1"))
+
+
 async def _begin(server: Server, runtime: Runtime) -> None:
-    ending = Ending(runtime)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, ending.asked, number)
-    await runtime.start()
+    await started()
     print(welcome(f"http://{server.address or 'localhost'}:{server.port}{server.prefix}", runtime), flush=True)
 
 
-class Ending:
-    """The first signal drains; a second one ends what still runs with an error event."""
-
-    def __init__(self, runtime: Runtime):
-        self._runtime = runtime
-        self._draining: asyncio.Task[None] | None = None
-
-    def asked(self, number: int) -> None:
-        if self._draining is None:
-            working = self._runtime.working
-            print(f"\nStopping: {f'{working} request(s) may finish; once more to stop now' if working else 'nothing is running'}.", flush=True)
-            self._draining = asyncio.create_task(self._runtime.drain())
-            self._draining.add_done_callback(lambda _: asyncio.ensure_future(self._end()))
-        else:
-            self._draining.cancel()
-
-    async def _end(self) -> None:
-        await self._runtime.stop()
-        asyncio.get_running_loop().stop()
+def applications(runtime: Runtime) -> dict[str, Any]:
+    """The pages of the dashboard, for a Bokeh server on the Runtime's loop."""
+    return {path: Application(FunctionHandler(_builder(runtime, path))) for path in pages.PAGES}
 
 
 def _builder(runtime: Runtime, path: str) -> Any:
@@ -122,14 +106,14 @@ def _builder(runtime: Runtime, path: str) -> Any:
     return build
 
 
-def _check_address(settings: Settings) -> None:
-    """Refuse to listen where others can reach an API without keys. Raises SystemExit with the way out."""
+def check_address(settings: Settings) -> None:
+    """Refuse to listen where others can reach an API without keys. Raises SettingsError with the way out."""
     try:
         loopback = ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
         loopback = settings.host == "localhost"
     if not loopback:
-        sys.exit(REFUSE_OPEN.format(host=settings.host or "0.0.0.0", port=settings.port, user="you"))
+        raise SettingsError(REFUSE_OPEN.format(host=settings.host or "0.0.0.0", port=settings.port, user="you"), field="host")
 
 
 def _complete(args: argparse.Namespace, settings: Settings) -> None:

@@ -54,13 +54,13 @@ class Settings(param.Parameterized):
     prefill_step = param.Integer(512, bounds=(16, 65536), doc="Prompt tokens processed between two decode steps.")
     max_body_mb = param.Number(32, bounds=(0.01, 4096), doc="Largest request body in megabytes.")
 
-    unknown_fields = param.Selector(default="accept", objects=["accept", "refuse"], doc="Body fields no API defines: accepted and named in X-Ignored-Fields, or a 400.")
+    unknown_fields: Any = param.Selector(default="accept", objects=["accept", "refuse"], doc="Body fields no API defines: accepted and named in X-Ignored-Fields, or a 400.")
     cors_origins = param.List(["http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*", "http://[::1]:*", "app://*", "tauri://*", "vscode-webview://*"], item_type=str, doc="Origins whose pages may call the API; * matches anything.")
     allowed_hosts = param.List(["localhost", "127.0.0.1", "::1"], item_type=str, doc="Host names requests may be addressed to; guards against DNS rebinding.")
 
     audit_flush_seconds = param.Number(0.25, bounds=(0.01, 60), doc="Audit rows are on disk after this long at the latest.")
     audit_flush_rows = param.Integer(500, bounds=(1, 100_000), doc="... or as soon as this many wait.")
-    log_level = param.Selector(default="info", objects=["debug", "info", "warning", "error"], doc="What the server logs.")
+    log_level: Any = param.Selector(default="info", objects=["debug", "info", "warning", "error"], doc="What the server logs.")
 
     def __init__(self, folder: Path, **values: Any):
         super().__init__(**values)
@@ -133,8 +133,8 @@ class Settings(param.Parameterized):
         kind = self.param[name]
         low, high = kind.bounds
         return Limit(
-            name=name, label=kind.label, value=getattr(self, name), default=kind.default,
-            minimum=low, maximum=high, source=self.source(name), doc=kind.doc,
+            name=name, label=kind.label or name, value=getattr(self, name), default=kind.default,
+            minimum=low, maximum=high, source=self.source(name), doc=kind.doc or "",
         )  # fmt: skip
 
     def change(self, values: Mapping[str, Any]) -> None:

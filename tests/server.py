@@ -41,7 +41,7 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that live now."""
-        return [child for child in psutil.Process(self.process.pid).children() if "mlx_panel.worker" in " ".join(child.cmdline())]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
     def chat(self, model: str = "plain", text: str = "Hello", **more: Any) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
@@ -68,6 +68,13 @@ class Running:
 
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8")
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "mlx_panel.worker" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def free_port() -> int:
@@ -127,7 +134,7 @@ def end(server: Running) -> None:
     server.client.close()
     already = server.process.poll()
     status = server.stop()
-    gone, alive = psutil.wait_procs(workers, timeout=6)
+    _, alive = psutil.wait_procs(workers, timeout=6)
     for process in alive:
         process.kill()
     assert not alive, f"workers outlived the server: {alive}"

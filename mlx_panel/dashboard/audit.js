@@ -125,7 +125,7 @@ function pager(model, ask) {
     older.disabled = query.offset + rows.length >= total
     size.value = String(query.limit)
   }
-  return {node: h("footer", {class: "pager"}, size, h("span", {class: "grow"}), place, newest, newer, older), show}
+  return {node: h("footer", {class: "pager", hidden: true}, size, h("span", {class: "grow"}), place, newest, newer, older), show}
 }
 
 function emptyText(query) {
@@ -153,11 +153,11 @@ export function render({model, view}) {
     empty.hidden = !table.hidden
     if (table.hidden) empty.replaceChildren(...emptyText(model.page.query))
     pages.show()
+    pages.node.hidden = model.page.total === 0
   }
   model.on("page", show)
   model.on("written", () => ask.again(root))
   show()
-  pages.node.hidden = false
   watchEye(model, view, root)
   return whole
 }

@@ -68,7 +68,7 @@ function card(title, spec) {
   const spark = spec.key ? sparkline() : null
   const bar = spec.bar ? meter(`${title} used of the limit`) : null
   const share = spec.share ? meter("Requests answered without an error", "answered") : null
-  const node = h("article", {class: "panel card"}, h("h3", {}, title), h("div", {class: "reading"}, value, unit),
+  const node = h("article", {class: "panel card"}, h("h3", {}, title), h("div", {class: "reading"}, value, " ", unit),
     caption, spark && spark.picture, bar && bar.node, share && share.node)
   const show = (snapshot, points) => {
     const [number, unitText, captionText] = spec.read(snapshot)
@@ -90,9 +90,8 @@ function split(text) {
 
 function errorShare(snapshot) {
   if (!snapshot.errors_total) return "no errors"
-  const share = (100 * snapshot.errors_total) / Math.max(1, snapshot.requests_total)
-  const shown = share < 0.1 ? "< 0.1" : share.toFixed(1)
-  return `${count(snapshot.errors_total)} error${snapshot.errors_total === 1 ? "" : "s"} (${shown} %)`
+  const share = percent(snapshot.errors_total / Math.max(1, snapshot.requests_total))
+  return `${count(snapshot.errors_total)} error${snapshot.errors_total === 1 ? "" : "s"} (${share})`
 }
 
 const CARDS = [
@@ -136,7 +135,7 @@ function memoryRow(model, tint) {
     h("span", {class: "name", title: model.id}, model.id), bar.node, size)
   return {node, show: (now, limit) => {
     bar.show(now.memory, limit, bytes)
-    say(size, `${bytes(now.memory)}${limit ? ` · ${Math.round((100 * now.memory) / limit)} %` : ""}`)
+    say(size, limit ? `${bytes(now.memory)} · ${percent(now.memory / limit)}` : bytes(now.memory))
   }}
 }
 
@@ -216,9 +215,9 @@ function modelRow(first, press) {
   const about = h("small")
   const reason = h("div", {class: "reason"})
   const button = h("button", {type: "button"})
-  const cells = COLUMNS.map(([title, , kind = "number"]) => h("td", {class: kind, "data-label": title}))
-  const node = h("tr", {}, h("th", {scope: "row", class: "model"}, name, about, reason), h("td", {class: "state"}, chip),
-    ...cells, h("td", {class: "do number"}, button))
+  const cells = COLUMNS.map(([title, , kind = "number"]) => h("td", {class: kind, role: "cell", "data-label": title}))
+  const node = h("tr", {role: "row"}, h("th", {scope: "row", role: "rowheader", class: "model"}, name, about, reason),
+    h("td", {class: "state", role: "cell"}, chip), ...cells, h("td", {class: "do number", role: "cell"}, button))
   let does = null
   button.addEventListener("click", () => does && press(first.id, does))
   const show = (m, busy) => {
@@ -248,7 +247,7 @@ function modelsPart(model, notice) {
   const empty = h("div", {class: "empty"}, "Looking for models…")
   const head = h("tr", {}, h("th", {}, "Model"), h("th", {}, "State"),
     ...COLUMNS.map(([title, , kind = "number"]) => h("th", {class: kind}, title)), h("th", {}, h("span", {class: "hush"}, "Action")))
-  const table = h("div", {class: "scroll"}, h("table", {}, h("thead", {}, head), body))
+  const table = h("div", {class: "scroll"}, h("table", {role: "table"}, h("thead", {}, head), body))
   const node = h("section", {class: "panel models", "aria-label": "Models"},
     h("header", {}, h("h2", {}, "Models"), total), h("div", {class: "notices"}, notice), table, empty)
   const press = (id, action) => {

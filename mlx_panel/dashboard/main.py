@@ -4,7 +4,7 @@ import panel as pn
 
 from mlx_panel.dashboard import pages
 from mlx_panel.dashboard.local import Local
-from mlx_panel.plugin import runtime, started
+from mlx_panel.plugin import begin, runtime
 
-pn.state.execute(started)
+pn.state.execute(begin)
 pages.build(Local(runtime())).servable()

@@ -11,6 +11,7 @@ from typing import Any
 
 import panel as pn
 import panel.io.server
+from bokeh.embed.bundle import _use_mathjax
 from bokeh.model import Model
 from panel.config import config, panel_extension
 from panel.io.resources import Bundle
@@ -52,9 +53,9 @@ class Remembered:
 
 
 def _models(roots: Any) -> Any:
-    """The types on the page, and how many exist: a class defined later may bring resources of its own."""
+    """The types on the page, whether a text needs MathJax, and how many types exist: a later one may bring its own."""
     types = frozenset(type(model) for root in roots for model in root.references())
-    return types, len(Model.model_class_reverse_map)
+    return types, _use_mathjax(roots), len(Model.model_class_reverse_map)
 
 
 def _resources(resources: Any) -> Any:

@@ -44,6 +44,11 @@ function figure(n) {
   return n > 0 && n < 9.95 ? n.toFixed(1) : grouped.format(Math.round(n))
 }
 
+function percent(share) {
+  const n = 100 * share
+  return n > 0 && n < 1 ? "< 1 %" : `${Math.round(n)} %`
+}
+
 function bytes(n) {
   if (n == null) return NONE
   const units = ["B", "kB", "MB", "GB", "TB"]
@@ -80,6 +85,18 @@ function stage(name, ...children) {
   return {root, whole: h("div", {class: "frame"}, Object.assign(h("style"), {textContent: CSS}), root)}
 }
 
+/** Light or dark as the host is behind this element: the first background that is not see-through decides. */
+function matchHost(root) {
+  for (let node = root.parentNode; node; node = node.parentNode || node.host) {
+    const colour = node instanceof Element ? getComputedStyle(node).backgroundColor.match(/^rgba?\((.*)\)$/) : null
+    const [red, green, blue, alpha = 1] = colour ? colour[1].split(",").map(Number) : [0, 0, 0, 0]
+    if (alpha < 0.5) continue
+    root.style.colorScheme = 0.3 * red + 0.59 * green + 0.11 * blue < 128 ? "dark" : "light"
+    return
+  }
+  root.style.colorScheme = ""
+}
+
 /** Tell Python when this element is on screen: the page is not hidden and the element has a box. */
 function watchEye(model, view, node) {
   const eye = Math.random().toString(36).slice(2)
@@ -90,7 +107,11 @@ function watchEye(model, view, node) {
     if (view.model.document != null) model.send_msg({do: now ? "look" : "leave", eye})
   }
   const check = () => tell(!document.hidden && node.getClientRects().length > 0)
-  const boxes = new ResizeObserver(check)
+  const boxes = new ResizeObserver(() => {
+    matchHost(node)
+    check()
+  })
+  node.addEventListener("pointerenter", () => matchHost(node)) // the host's theme may have been switched
   boxes.observe(node)
   document.addEventListener("visibilitychange", check)
   model.on("lifecycle:remove", () => {

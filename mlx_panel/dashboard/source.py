@@ -122,7 +122,7 @@ class Recorded:
     def subscribe(self, watcher: Watcher) -> Unsubscribe:
         self._count += 1
         key = self._count
-        self._watchers[key] = _weak(watcher)
+        self._watchers[key] = weak(watcher)
         watcher(self.snapshot, list(self.history))
         return lambda: self._watchers.pop(key, None) and None
 
@@ -224,6 +224,6 @@ def _changed(limit: Limit, values: dict[str, float]) -> Limit:
     return msgspec.structs.replace(limit, value=values[limit.name], source="live")
 
 
-def _weak(watcher: Watcher) -> Callable[[], Watcher | None]:
+def weak(watcher: Watcher) -> Callable[[], Watcher | None]:
     """How to get at a watcher later: weakly if it is a bound method."""
     return weakref.WeakMethod(watcher) if isinstance(watcher, MethodType) else lambda: watcher

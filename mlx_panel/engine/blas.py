@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mlx_panel.errors import SettingsError
-from mlx_panel.messages import Blas
+from ..errors import SettingsError
+from ..messages import Blas
 
 VARIABLE = "MLX_SERVER_BLAS"
 CHOICES = ("auto", "mkl", "openblas", "reference")

@@ -108,7 +108,7 @@ class Endpoint(RequestHandler):
             self.house.leave(self)
         self._conclude(error)
 
-    get = head = post = put = patch = delete = options = _run  # type: ignore[assignment]
+    get = head = post = put = patch = delete = options = _run
 
     async def _admitted(self, *path: str) -> None:
         self._check_host()
@@ -128,6 +128,7 @@ class Endpoint(RequestHandler):
 
     def _unexpected(self, error: BaseException) -> InternalError:
         """A defect: its class and place go to the log, its text may quote a request and goes nowhere."""
+        import traceback; traceback.print_exception(error)  # DEBUG
         log.error("%s: %s", self.request_id, site(error))
         return InternalError()
 

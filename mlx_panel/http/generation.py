@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import ClassVar, Protocol
 
@@ -46,7 +47,7 @@ class Generation(Endpoint):
     works = True
     limit: ClassVar[str] = ""
 
-    def decode(self, body: bytes, *, request_id: str, refuse_unknown: bool) -> Call:
+    def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         raise NotImplementedError
 
     def speak(self, call: Call) -> Reply:
@@ -54,7 +55,8 @@ class Generation(Endpoint):
 
     async def answer(self, *path: str) -> None:
         settings = self.house.settings
-        call = self.decode(self.body, request_id=self.request_id, refuse_unknown=settings.unknown_fields == "refuse")
+        # Not the request's own id: two clients may send the same one, and a worker tells its requests apart by it.
+        call = self.decode(self.body, id=uuid.uuid4().hex, refuse_unknown=settings.unknown_fields == "refuse")
         self.ledger.stream = call.stream
         self.ignore(call.ignored)
         clocks = Clocks(settings, self.limit, self.ledger.arrived)

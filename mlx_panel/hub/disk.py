@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_panel.errors import Conflict, ModelNotFound
-from mlx_panel.messages import LocalModel
+from ..errors import Conflict, ModelNotFound
+from ..messages import LocalModel
 
 CONFIG, SCRIPT, INDEX = "config.json", "fake.json", "model.safetensors.index.json"
 SCRIPTED_CONTEXT = 4096

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlx_panel.errors import Conflict, ImportRefused, InvalidParameter
-from mlx_panel.hub.disk import need_space, read_folder
-from mlx_panel.hub.gguf_blocks import BLOCKS, GROUP, pack
-from mlx_panel.hub.gguf_config import Weight, read_config, unpermuted, weights
-from mlx_panel.hub.gguf_file import GgufFile, Tensor, read_gguf
-from mlx_panel.hub.gguf_tokenizer import ending_tokens, read_tokenizer, tokenizer_config
-from mlx_panel.hub.safetensors_file import Output, write_safetensors
-from mlx_panel.messages import LocalModel
+from ..errors import Conflict, ImportRefused, InvalidParameter
+from ..messages import LocalModel
+from .disk import need_space, read_folder
+from .gguf_blocks import BLOCKS, GROUP, pack
+from .gguf_config import Weight, read_config, unpermuted, weights
+from .gguf_file import GgufFile, Tensor, read_gguf
+from .gguf_tokenizer import ending_tokens, read_tokenizer, tokenizer_config
+from .safetensors_file import Output, write_safetensors
 
 Dtype = Literal["float32", "float16", "bfloat16", "keep"]
 Progress = Callable[[str, int, int], None]

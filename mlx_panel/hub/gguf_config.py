@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlx_panel.errors import ImportRefused
-from mlx_panel.hub.gguf_blocks import BLOCKS
-from mlx_panel.hub.gguf_file import GgufFile
+from ..errors import ImportRefused
+from .gguf_blocks import BLOCKS
+from .gguf_file import GgufFile
 
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 # Keys with which the same tensors mean another model; refused unless they hold the value that changes nothing.
@@ -182,6 +182,9 @@ def _strange_factors(file: GgufFile) -> ImportRefused:
 
 
 def _check_tensors(file: GgufFile, config: dict[str, Any]) -> None:
+    layers = config["num_hidden_layers"]
+    if layers > len(file.tensors):  # a damaged count must not make us list millions of names
+        raise ImportRefused(f"{file.path.name} has {len(file.tensors)} tensors for {layers} layers.")
     needed = {weight.source: weight.shape for weight in weights(config)}
     missing = [name for name in needed if name not in file.tensors]
     unknown = [name for name in file.tensors if name not in needed and name != ROPE_FACTORS]

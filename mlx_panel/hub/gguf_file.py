@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from mlx_panel.errors import ImportRefused
-from mlx_panel.hub.gguf_blocks import BLOCKS, type_name
+from ..errors import ImportRefused
+from .gguf_blocks import BLOCKS, type_name
 
 MAGIC = b"GGUF"
 STRING, ARRAY = 8, 9
@@ -55,6 +55,13 @@ class GgufFile:
         if not isinstance(value, kind):
             raise ImportRefused(f"{self.path.name}: the metadata key {key!r} is no {kind.__name__}.")
         return value
+
+    def array(self, key: str, kind: type[T]) -> list[T]:
+        """An array of `kind`; GGUF arrays hold one type, so the first item speaks for all."""
+        values = self.need(key, list)
+        if values and not isinstance(values[0], kind):
+            raise ImportRefused(f"{self.path.name}: the metadata key {key!r} is no array of {kind.__name__}.")
+        return values
 
     def get(self, key: str, default: T) -> T:
         """The value of a metadata key, of the default's type, or the default."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from mlx_panel.errors import ImportRefused
-from mlx_panel.hub.gguf_file import GgufFile
+from ..errors import ImportRefused
+from .gguf_file import GgufFile
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 SPACE = "▁"
@@ -76,14 +76,14 @@ def tokenizer_config(file: GgufFile, context_length: int) -> dict[str, Any]:
 
 def ending_tokens(file: GgufFile) -> list[int]:
     """Ids of the tokens that end an answer, the file's own end of sequence first."""
-    tokens, types = file.need("tokenizer.ggml.tokens", list), _types(file)
+    tokens, types = file.array("tokenizer.ggml.tokens", str), _types(file)
     named = [file.get(f"tokenizer.ggml.{key}", -1) for key in ENDING_KEYS]
     usual = [at for at, token in enumerate(tokens) if token in ENDINGS and types[at] == CONTROL]
     return list(dict.fromkeys(at for at in [*named, *usual] if 0 <= at < len(tokens)))
 
 
 def _vocabulary(file: GgufFile) -> dict[str, int]:
-    tokens = file.need("tokenizer.ggml.tokens", list)
+    tokens = file.array("tokenizer.ggml.tokens", str)
     vocabulary = {token: at for at, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         twice = next(token for at, token in enumerate(tokens) if vocabulary[token] != at)
@@ -95,8 +95,10 @@ def _vocabulary(file: GgufFile) -> dict[str, int]:
 
 
 def _types(file: GgufFile) -> list[int]:
-    tokens = file.need("tokenizer.ggml.tokens", list)
-    types = file.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    tokens = file.array("tokenizer.ggml.tokens", str)
+    if "tokenizer.ggml.token_type" not in file.metadata:
+        return [NORMAL] * len(tokens)
+    types = file.array("tokenizer.ggml.token_type", int)
     if len(types) != len(tokens):
         raise ImportRefused(
             f"{file.path.name}: 'tokenizer.ggml.token_type' has {len(types)} of {len(tokens)} values."
@@ -105,7 +107,7 @@ def _types(file: GgufFile) -> list[int]:
 
 
 def _special(file: GgufFile, key: str) -> str | None:
-    at, tokens = file.get(f"tokenizer.ggml.{key}_token_id", -1), file.need("tokenizer.ggml.tokens", list)
+    at, tokens = file.get(f"tokenizer.ggml.{key}_token_id", -1), file.array("tokenizer.ggml.tokens", str)
     return tokens[at] if 0 <= at < len(tokens) else None
 
 
@@ -117,7 +119,7 @@ def _adds_bos(file: GgufFile) -> bool:
 
 def _add_marked(file: GgufFile, tokenizer: Tokenizer) -> None:
     """Tokens that are found in a text before it is split: control tokens, unseen in answers, and a user's own."""
-    tokens, types = file.need("tokenizer.ggml.tokens", list), _types(file)
+    tokens, types = file.array("tokenizer.ggml.tokens", str), _types(file)
     marked = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER)]
     tokenizer.add_tokens(
         [AddedToken(token, special=kind == CONTROL, normalized=False) for token, kind in marked]
@@ -133,7 +135,7 @@ def _byte_level(file: GgufFile, vocabulary: dict[str, int]) -> Tokenizer:
         raise ImportRefused(
             f"{file.path.name} has the pre-tokenizer {pre!r}; {', '.join(SPLITS)} can be imported."
         )
-    merges = [_merge(file, line, vocabulary) for line in file.need("tokenizer.ggml.merges", list)]
+    merges = [_merge(file, line, vocabulary) for line in file.array("tokenizer.ggml.merges", str)]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe"))
     splits = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in SPLITS[pre]]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -156,7 +158,7 @@ def _merge(file: GgufFile, line: str, vocabulary: dict[str, int]) -> tuple[str, 
 
 
 def _sentencepiece(file: GgufFile, vocabulary: dict[str, int]) -> Tokenizer:
-    scores, types = file.need("tokenizer.ggml.scores", list), _types(file)
+    scores, types = file.array("tokenizer.ggml.scores", float), _types(file)
     if len(scores) != len(vocabulary):
         raise ImportRefused(
             f"{file.path.name}: 'tokenizer.ggml.scores' has {len(scores)} of {len(vocabulary)} values."

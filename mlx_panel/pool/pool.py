@@ -7,12 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import param
 
 from ..errors import Draining, MlxPanelError, ModelLoadFailed
-from ..messages import LocalModel, ModelState
+from ..messages import LocalModel, ModelState, ModelStateName
 from .process import Worker
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Slot:
         return f"<Slot {self.model.id} {self.state}, {self.leases} leases>"
 
     @property
-    def state(self) -> str:
+    def state(self) -> ModelStateName:
         if self.unloading is not None:
             return "stopping"
         if self.loading is not None:
@@ -221,21 +222,24 @@ class ModelPool(param.Parameterized):
         return sorted(states, key=lambda state: (state.state == "available", state.id.lower()))
 
     def _state(self, slot: Slot | None, model: LocalModel) -> ModelState:
-        about = {"id": model.id, "architecture": model.architecture, "dtype": model.dtype, "context_length": model.context_length, "disk": model.bytes, "needed": model.id in self.needed}
+        state = ModelState(
+            id=model.id, state="available", architecture=model.architecture, dtype=model.dtype,
+            context_length=model.context_length, disk=model.bytes, needed=model.id in self.needed,
+        )  # fmt: skip
         if slot is None:
-            return ModelState(state="available", **about)
-        about |= {"state": slot.state, "restarts": slot.restarts, "reason": slot.reason}
-        return ModelState(**about, **_figures(slot.worker))
+            return state
+        state = msgspec.structs.replace(state, state=slot.state, restarts=slot.restarts, reason=slot.reason)
+        return msgspec.structs.replace(state, **_figures(slot.worker))
 
 
-def _figures(worker: Worker | None) -> dict[str, object]:
+def _figures(worker: Worker | None) -> dict[str, Any]:
     if worker is None or worker.ready is None or worker.exited.is_set():
         return {}
     beat = worker.beat
-    memory = beat.memory.process or worker.ready.memory.process
     return {
-        "pid": worker.pid, "uptime": time.monotonic() - worker.started, "parameters": worker.ready.info.parameters,
-        "memory": memory, "running": beat.running, "queued": beat.queued,
+        "pid": worker.pid, "uptime": time.monotonic() - worker.started, "running": beat.running, "queued": beat.queued,
+        "memory": beat.memory.process or worker.ready.memory.process, "parameters": worker.ready.info.parameters,
+        "context_length": worker.ready.info.context_length,
     }  # fmt: skip
 
 

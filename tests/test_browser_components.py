@@ -1,0 +1,193 @@
+"""The dashboard in a real browser, over a recorded source: what a person sees and presses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import panel as pn
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from mlx_panel.dashboard import pages, resources
+from mlx_panel.dashboard.overview import Overview
+from mlx_panel.dashboard.source import Recorded
+from mlx_panel.errors import ModelLoadFailed
+
+from .browser import Visit, browser
+from .recorded import record, recorded, snapshot
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture
+def source() -> Recorded:
+    return recorded(rows=60, delay=0.3)
+
+
+@pytest.fixture
+def url(source: Recorded) -> Iterator[str]:
+    undo = resources.remember()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    apps = {"/": lambda: pages.build(source), "/alone": lambda: Overview(source)}
+    server = pn.serve(
+        apps, port=port, address="127.0.0.1", websocket_origin=f"127.0.0.1:{port}", show=False, threaded=True
+    )
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.stop()
+        server.join(10)
+        undo()
+
+
+@pytest.fixture
+def visit(chrome: Browser, url: str) -> Iterator[Visit]:
+    """The page, ready; afterwards: nothing failed in the console and nothing was fetched from anywhere else."""
+    visit = Visit(chrome, url, viewport={"width": 1440, "height": 900})
+    expect(visit.page.get_by_text("Serving")).to_be_visible(timeout=20_000)
+    yield visit
+    visit.close()
+    assert visit.errors == []
+    assert visit.foreign == []
+
+
+def background(page: Page) -> list[int]:
+    text = page.locator(".card").first.evaluate("node => getComputedStyle(node).backgroundColor")
+    return [int(part) for part in text[text.index("(") + 1 : -1].split(",")[:3]]
+
+
+def test_numbers_move(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    expect(page.locator(".card", has_text="Speed")).to_contain_text("170 tok/s")
+    before = page.locator(".card .line").first.get_attribute("d") or ""
+    assert before.count("L") > 100  # two minutes of history
+    source.put(
+        snapshot(time=source.snapshot.time + 1, tokens_per_second=42.4, ttft_ms=3400.0, requests_total=1204)
+    )
+    expect(page.locator(".card", has_text="Speed")).to_contain_text("42 tok/s")
+    expect(page.locator(".card", has_text="First token")).to_contain_text("3.4 s")
+    expect(page.locator(".card", has_text="Served")).to_contain_text("1,204 requests")
+    assert page.locator(".card .line").first.get_attribute("d") != before
+
+
+def test_load_and_unload(visit: Visit, source: Recorded) -> None:
+    row = visit.page.locator("tr", has_text="org/small")
+    row.get_by_role("button").click()
+    expect(row.get_by_role("button")).to_be_disabled()
+    expect(row.locator(".chip")).to_have_text("Loading")
+    expect(row.locator(".chip")).to_have_text("Ready")
+    row.get_by_role("button", name="Unload").click()
+    expect(row.locator(".chip")).to_have_text("Available")
+    assert [call for call in source.calls if call[0] != "audit"] == [
+        ("load", "org/small"),
+        ("unload", "org/small"),
+    ]
+
+
+def test_failed_load_says_why(visit: Visit, source: Recorded) -> None:
+    source.faults["org/small"] = ModelLoadFailed("It needs 75 GB; 11 GB are free.")
+    visit.page.locator("tr", has_text="org/small").get_by_role("button").click()
+    alert = visit.page.get_by_role("alert").filter(has_text="It needs 75 GB")
+    expect(alert).to_be_visible()
+    alert.get_by_role("button", name="Dismiss").click()
+    expect(alert).to_be_hidden()
+
+
+def test_drain_is_announced(visit: Visit, source: Recorded) -> None:
+    source.put(snapshot(draining=True))
+    expect(visit.page.locator(".banner", has_text="Shutting down")).to_be_visible()
+    expect(visit.page.locator(".chip", has_text="Shutting down")).to_be_visible()
+
+
+def test_timeouts(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Timeouts").click()
+    chat, save = page.get_by_label("Chat"), page.get_by_role("button", name="Save")
+    expect(chat).to_have_value("900")
+    expect(save).to_be_disabled()
+    chat.fill("0")
+    expect(page.locator(".field", has_text="Chat")).to_contain_text("At least 1 s.")
+    expect(save).to_be_disabled()
+    chat.fill("5400")
+    expect(page.locator(".field", has_text="Chat")).to_contain_text("1 h 30 min")
+    chat.press("Enter")
+    expect(page.get_by_text("Saved. The next request uses these limits.")).to_be_visible()
+    expect(save).to_be_disabled()
+    assert source.limits[0].value == 5400
+    page.get_by_role("button", name="Reset").click()
+    expect(chat).to_have_value("900")
+
+
+def test_audit(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    expect(page.locator(".place")).to_have_text("1–25 of 60")
+    expect(page.locator(".audit tbody tr").first).to_contain_text("req-0000005")
+    source.record(record(99, status="error", http_status=500, error_type="worker_died"))
+    expect(page.locator(".place")).to_have_text("1–25 of 61")
+    expect(page.locator(".audit tbody tr").first).to_contain_text("worker_died")
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator(".place")).to_have_text("26–50 of 61")
+    page.get_by_label("Status").select_option("error")
+    expect(page.locator(".place")).to_have_text("1–1 of 1")
+    page.get_by_label("Model", exact=True).fill("nobody")
+    page.get_by_label("Model", exact=True).press("Enter")
+    expect(page.get_by_text("No request matches this filter.")).to_be_visible()
+
+
+def test_system_warns_of_a_slow_blas(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="System").click()
+    expect(visit.page.get_by_text("apt install libopenblas0")).to_be_visible()
+
+
+def test_dark_is_dark_and_is_remembered(visit: Visit) -> None:
+    page = visit.page
+    assert min(background(page)) > 200
+    page.get_by_label("Toggle theme").click()
+    expect(page.locator(".card").first).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    assert max(background(page)) < 60
+    page.reload()
+    expect(page.get_by_text("Serving")).to_be_visible(timeout=20_000)
+    assert max(background(page)) < 60
+
+
+def test_hidden_page_is_not_fed(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    hide = "value => { Object.defineProperty(document, 'hidden', {value, configurable: true}); document.dispatchEvent(new Event('visibilitychange')) }"
+    assert source.watchers == 3
+    page.evaluate(hide, True)
+    expect(page.locator(".card", has_text="Speed")).to_be_visible()
+    for _ in range(50):
+        if not source.watchers:
+            break
+        page.wait_for_timeout(50)
+    assert source.watchers == 0
+    source.put(snapshot(tokens_per_second=33.0))
+    page.evaluate(hide, False)
+    expect(page.locator(".card", has_text="Speed")).to_contain_text("33 tok/s")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_alone_on_a_narrow_screen(chrome: Browser, url: str, scheme: str) -> None:
+    visit = Visit(chrome, url + "alone", viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    visit.url = url
+    expect(visit.page.locator(".card", has_text="Speed")).to_contain_text("170 tok/s", timeout=20_000)
+    width = visit.page.evaluate("document.documentElement.scrollWidth")
+    visit.close()
+    assert width <= 390
+    assert visit.errors == []
+
+
+def test_nothing_is_wider_than_a_phone(visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    visit.page.wait_for_timeout(300)
+    wide = (
+        "() => [...document.querySelectorAll('body, main, .main-content')].every(e => e.scrollWidth <= 391)"
+    )
+    assert visit.page.evaluate(wide)

@@ -1,0 +1,80 @@
+"""Imports point down only (`docs/architecture.md`): the strata of the house, enforced."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mlx_panel"
+# Each part with its height; a module may import parts that are lower, and its own.
+HEIGHT = {
+    "errors": 0, "messages": 0, "site": 0, "meter": 1, "settings": 1, "parse": 1, "engine": 2, "worker": 3,
+    "pool": 3, "hub": 3, "audit": 3, "sampler": 4, "http": 5, "dashboard": 5, "app": 6, "plugin": 7, "serve": 8, "host": 9, "notebook": 10,
+    "chat": 2, "cli": 11, "__init__": 11, "__main__": 12,
+}  # fmt: skip
+# The file `panel serve` runs builds the page from the running server: it is an entry point that lies in dashboard/.
+ENTRY_POINTS = {"dashboard/main.py"}
+HEAVY = {"engine": {"tornado", "panel", "duckdb", "bokeh"}, "audit": {"mlx", "mlx_lm"}, "http": {"panel", "mlx", "mlx_lm"}, "pool": {"mlx", "mlx_lm", "tornado", "panel"}, "worker": {"tornado", "panel", "duckdb"}, "cli": {"panel", "mlx", "tornado"}}
+LAZY_ALLOWED = {"__init__.py", "cli.py", "worker.py", "hub/command.py", "hub/demo.py", "engine/engine.py", "engine/loader.py", "notebook.py"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """Absolute names a file imports, each with whether it is inside a function."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    base = ["mlx_panel", *file.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in inside) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = base[: len(base) - node.level + 1] if node.level else []
+            stem = ".".join([*above, *([node.module] if node.module else [])])
+            found += [(f"{stem}.{alias.name}", id(node) in inside) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_down(file: Path) -> None:
+    name = str(file.relative_to(PACKAGE))
+    if name in ENTRY_POINTS:
+        return
+    mine = part(file)
+    for target, lazy in imports(file):
+        first = target.split(".")
+        if first[0] != "mlx_panel":
+            assert first[0] not in HEAVY.get(mine, ()) or lazy, f"{name} imports {target}"
+            continue
+        other = first[1] if len(first) > 1 and first[1] in HEIGHT else "__init__"
+        down = HEIGHT[other] < HEIGHT[mine] or other == mine or target == "mlx_panel.__version__"
+        assert down, f"{name} ({mine}) imports {target} ({other})"
+        assert not lazy or name in LAZY_ALLOWED, f"{name} imports {target} inside a function"
+
+
+def test_every_part_has_its_height() -> None:
+    assert {part(file) for file in FILES} <= set(HEIGHT)
+
+
+def test_files_and_functions_are_small() -> None:
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 400, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 40, f"{file}: {node.name}"
+
+
+def test_broad_excepts_stand_at_the_borders_only() -> None:
+    allowed = {"http/endpoint.py", "audit/store.py", "worker.py", "engine/engine.py", "dashboard/feed.py"}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")):
+                assert str(file.relative_to(PACKAGE)) in allowed, file
