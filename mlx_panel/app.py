@@ -16,6 +16,7 @@ import psutil
 from . import __version__
 from .audit.reader import AuditReader
 from .audit.store import AuditStore
+from .dashboard import resources
 from .engine import blas
 from .errors import Draining
 from .http.house import Visitor
@@ -39,9 +40,15 @@ class Runtime:
         self.folder = settings.folder
         self.draining = False
         self.meter = Meter()
-        self.audit = AuditStore(self.folder / "audit.duckdb", flush_seconds=settings.audit_flush_seconds, flush_rows=settings.audit_flush_rows)
+        self.audit = AuditStore(
+            self.folder / "audit.duckdb",
+            flush_seconds=settings.audit_flush_seconds,
+            flush_rows=settings.audit_flush_rows,
+        )
         self.reader = AuditReader(self.audit)
-        self.pool = ModelPool(Shelf(self.folder / "models", cache=hub_cache()), self._worker, needed=list(settings.models))
+        self.pool = ModelPool(
+            Shelf(self.folder / "models", cache=hub_cache()), self._worker, needed=list(settings.models)
+        )
         self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
         self.started = time.time()
         self.blas = blas.find()
@@ -60,7 +67,13 @@ class Runtime:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.audit.start()
-        self._machine = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(), "versions": _versions()}
+        self._machine = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "versions": _versions(),
+        }
+        self._forget = resources.remember()
         self._opened = True
 
     @property
@@ -81,7 +94,11 @@ class Runtime:
         self.sampler.start()
         await self.pool.start()
         if not self.blas.fast:
-            log.warning("float matmul runs on the %s, many times slower than need be. To fix it: %s", self.blas.name, self.blas.fix)
+            log.warning(
+                "float matmul runs on the %s, many times slower than need be. To fix it: %s",
+                self.blas.name,
+                self.blas.fix,
+            )
 
     async def drain(self) -> None:
         """Refuse new work and wait for what runs, at most `drain_timeout_seconds`."""
@@ -105,6 +122,8 @@ class Runtime:
         """Write what waits and close the audit log. Blocks."""
         self.reader.close()
         self.audit.close()
+        if self._opened:
+            self._forget()
 
     # --- who is here -----------------------------------------------------------------------------------------
 

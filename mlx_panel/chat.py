@@ -53,8 +53,16 @@ class Conversation:
                 self.turns.pop()
 
     def _stream(self) -> Iterator[str]:
-        body = {"model": self._model, "messages": [*self._system, *self.turns], "stream": True, **self._options}
-        with _reached(self._client), self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+        body = {
+            "model": self._model,
+            "messages": [*self._system, *self.turns],
+            "stream": True,
+            **self._options,
+        }
+        with (
+            _reached(self._client),
+            self._client.stream("POST", "/v1/chat/completions", json=body) as response,
+        ):
             if response.status_code != 200:
                 raise Refused(_message(json.loads(response.read())))
             for line in response.iter_lines():
@@ -70,7 +78,9 @@ def _pieces(chunk: dict[str, Any]) -> Iterator[str]:
 
 
 def _message(problem: dict[str, Any]) -> str:
-    return problem.get("detail") or problem.get("error", {}).get("message") or "The server refused the request."
+    return (
+        problem.get("detail") or problem.get("error", {}).get("message") or "The server refused the request."
+    )
 
 
 @contextlib.contextmanager
@@ -78,14 +88,20 @@ def _reached(client: httpx.Client) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise ServerUnreachable(f"No answer from {client.base_url}. Start the server with: mlx-panel serve") from error
+        raise ServerUnreachable(
+            f"No answer from {client.base_url}. Start the server with: mlx-panel serve"
+        ) from error
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit status."""
     console = Console(highlight=False)
     url = args.url or f"http://127.0.0.1:{os.environ.get(PREFIX + 'PORT') or DEFAULT_PORT}"
-    options = {name: value for name, value in (("temperature", args.temperature), ("max_tokens", args.max_tokens)) if value is not None}
+    options = {
+        name: value
+        for name, value in (("temperature", args.temperature), ("max_tokens", args.max_tokens))
+        if value is not None
+    }
     with httpx.Client(base_url=url, timeout=httpx.Timeout(10, read=None)) as client:
         _check(client, args.model)
         console.print(f"[bold]{args.model}[/] on {url}. {HELP}", style="dim")

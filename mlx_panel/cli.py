@@ -32,13 +32,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlx-panel", description="Serve local MLX models to any OpenAI client and watch what happens, live.")
+    parser = argparse.ArgumentParser(
+        prog="mlx-panel",
+        description="Serve local MLX models to any OpenAI client and watch what happens, live.",
+    )
     parser.add_argument("--version", action="version", version=f"mlx-panel {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("serve", help="start the server and the dashboard (all options of `panel serve` work)", add_help=False)
+    commands.add_parser(
+        "serve", help="start the server and the dashboard (all options of `panel serve` work)", add_help=False
+    )
     _add_models(commands)
     _add_chat(commands)
-    path = commands.add_parser("app-path", help="print the dashboard's file, for `panel serve $(mlx-panel app-path) --plugins mlx_panel.plugin`")
+    path = commands.add_parser(
+        "app-path",
+        help="print the dashboard's file, for `panel serve $(mlx-panel app-path) --plugins mlx_panel.plugin`",
+    )
     path.set_defaults(run=_app_path)
     return parser
 

@@ -29,7 +29,11 @@ class Ending:
     def asked(self) -> None:
         if self._draining is None:
             working = self._runtime.working
-            print(f"\nStopping: {f'{working} request(s) may finish; once more to stop now' if working else 'nothing is running'}.", file=sys.stderr, flush=True)
+            print(
+                f"\nStopping: {f'{working} request(s) may finish; once more to stop now' if working else 'nothing is running'}.",
+                file=sys.stderr,
+                flush=True,
+            )
             self._draining = asyncio.create_task(self._runtime.drain())
             self._draining.add_done_callback(self._end)
         else:

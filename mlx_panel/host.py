@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,6 +127,7 @@ class Host:
 
         check_address(self.settings)
         try:
+            _try_port(self.settings)
             server = BokehServer(
                 applications(runtime), io_loop=IOLoop.current(), port=self.settings.port,
                 address=self.settings.host, extra_patterns=routes(find),
@@ -178,6 +180,12 @@ def _hold(folder: Path) -> TextIO:
         file.close()
         raise AuditLocked(f"Another server of this process uses {folder}.") from error
     return file
+
+
+def _try_port(settings: Settings) -> None:
+    """Raise OSError if the port cannot be had. Tornado raises it too, but leaves a socket open."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    socket.create_server((settings.host, settings.port), family=family).close()
 
 
 def _refused(settings: Settings, error: OSError) -> str:

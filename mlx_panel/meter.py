@@ -92,7 +92,14 @@ class History:
 
     def add(self, snapshot: Snapshot) -> None:
         self._samples.append(
-            Sample(snapshot.time, snapshot.requests, snapshot.queued, snapshot.tokens_per_second, snapshot.ttft_ms, snapshot.memory_used)
+            Sample(
+                snapshot.time,
+                snapshot.requests,
+                snapshot.queued,
+                snapshot.tokens_per_second,
+                snapshot.ttft_ms,
+                snapshot.memory_used,
+            )
         )
 
     def samples(self) -> list[Sample]:

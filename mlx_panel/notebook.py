@@ -229,7 +229,7 @@ def prepare() -> None:
 def load_magic(shell: InteractiveShell) -> None:
     """Give a notebook the line `%mlx_panel [url]`, which shows the overview of a running server."""
     prepare()
-    shell.register_magic_function(_magic, magic_name="mlx_panel")
+    shell.magics_manager.register_function(_magic, magic_name="mlx_panel")
 
 
 def _magic(line: str) -> Overview:

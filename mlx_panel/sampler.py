@@ -122,8 +122,13 @@ class Sampler:
 
     def _snapshot(self) -> Snapshot:
         workers = self._pool.workers
-        decode = {worker.model.id: self._rates.rate(worker.model.id, worker.beat.completion_tokens) for worker in workers}
-        prefill = sum(self._rates.rate(f"{worker.model.id} prefill", worker.beat.prompt_tokens) for worker in workers)
+        decode = {
+            worker.model.id: self._rates.rate(worker.model.id, worker.beat.completion_tokens)
+            for worker in workers
+        }
+        prefill = sum(
+            self._rates.rate(f"{worker.model.id} prefill", worker.beat.prompt_tokens) for worker in workers
+        )
         self._rates.keep({*decode, *(f"{name} prefill" for name in decode)})
         models = tuple(_with_rate(state, decode) for state in self._pool.states(self._models))
         return Snapshot(

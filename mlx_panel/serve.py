@@ -9,11 +9,11 @@ import sys
 from typing import Any
 
 import panel as pn
-from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.command.subcommand import Argument
 from bokeh.server.server import Server
 from panel.command.serve import Serve
+from panel.io.application import Application
 
 from .app import Runtime
 from .dashboard import pages
@@ -41,16 +41,47 @@ class MlxServe(Serve):
     help = "start the server and the dashboard"
     args = (
         *((flag, spec) for flag, spec in Serve.args if flag not in ("--port", "--address")),
-        ("--port", Argument(metavar="PORT", type=int, default=None, help="Port to listen on (10242; 0 takes a free one)")),
-        ("--address", Argument(metavar="ADDRESS", type=str, default=None, help="Address to listen on (127.0.0.1)")),
-        ("--model", Argument(metavar="MODEL", action="append", default=None, help="Model to load at start; may be given several times")),
-        ("--drain-timeout", Argument(metavar="SECONDS", type=float, default=None, help="How long requests may go on when the server stops (30)")),
+        (
+            "--port",
+            Argument(
+                metavar="PORT", type=int, default=None, help="Port to listen on (10242; 0 takes a free one)"
+            ),
+        ),
+        (
+            "--address",
+            Argument(metavar="ADDRESS", type=str, default=None, help="Address to listen on (127.0.0.1)"),
+        ),
+        (
+            "--model",
+            Argument(
+                metavar="MODEL",
+                action="append",
+                default=None,
+                help="Model to load at start; may be given several times",
+            ),
+        ),
+        (
+            "--drain-timeout",
+            Argument(
+                metavar="SECONDS",
+                type=float,
+                default=None,
+                help="How long requests may go on when the server stops (30)",
+            ),
+        ),
     )
 
     def invoke(self, args: argparse.Namespace) -> None:
         if args.num_procs != 1:
             sys.exit(REFUSE_PROCESSES)
-        settings = Settings.load({"port": args.port, "host": args.address, "models": args.model, "drain_timeout_seconds": args.drain_timeout})
+        settings = Settings.load(
+            {
+                "port": args.port,
+                "host": args.address,
+                "models": args.model,
+                "drain_timeout_seconds": args.drain_timeout,
+            }
+        )
         check_address(settings)
         self.runtime = pn.state.cache[KEY] = Runtime(settings)
         self.runtime.open()
@@ -90,7 +121,9 @@ def settle(server: Server, find: FindHouse) -> None:
 
 async def _begin(server: Server, runtime: Runtime) -> None:
     await started()
-    print(welcome(f"http://{server.address or 'localhost'}:{server.port}{server.prefix}", runtime), flush=True)
+    print(
+        welcome(f"http://{server.address or 'localhost'}:{server.port}{server.prefix}", runtime), flush=True
+    )
 
 
 def applications(runtime: Runtime) -> dict[str, Any]:
@@ -113,7 +146,9 @@ def check_address(settings: Settings) -> None:
     except ValueError:
         loopback = settings.host == "localhost"
     if not loopback:
-        raise SettingsError(REFUSE_OPEN.format(host=settings.host or "0.0.0.0", port=settings.port, user="you"), field="host")
+        raise SettingsError(
+            REFUSE_OPEN.format(host=settings.host or "0.0.0.0", port=settings.port, user="you"), field="host"
+        )
 
 
 def _complete(args: argparse.Namespace, settings: Settings) -> None:
@@ -127,12 +162,14 @@ def _complete(args: argparse.Namespace, settings: Settings) -> None:
 
 def welcome(url: str, runtime: Runtime) -> str:
     """The server's address and three things to try."""
-    model = next(iter(runtime.settings.models), None) or next((state.id for state in runtime.sampler.now.models), "MODEL")
+    model = next(iter(runtime.settings.models), None) or next(
+        (state.id for state in runtime.sampler.now.models), "MODEL"
+    )
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     return f"""
 mlx-panel is running.   Dashboard   {url}
                         API         {url}/v1
-                        BLAS        {runtime.blas.name}{'' if runtime.blas.fast else '   (slow: ' + runtime.blas.fix + ')'}
+                        BLAS        {runtime.blas.name}{"" if runtime.blas.fast else "   (slow: " + runtime.blas.fix + ")"}
 Try it:
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
   python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
@@ -144,7 +181,9 @@ def run(argv: list[str]) -> int:
     """Parse the command line of `mlx-panel serve` and serve. Returns the exit status."""
     from panel.command import transform_cmds
 
-    parser = argparse.ArgumentParser(prog="mlx-panel serve", description=MlxServe.help, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="mlx-panel serve", description=MlxServe.help, formatter_class=argparse.RawTextHelpFormatter
+    )
     command = MlxServe(parser=parser)
     try:
         command.invoke(parser.parse_args(transform_cmds(argv)))

@@ -35,32 +35,91 @@ class Settings(param.Parameterized):
 
     host = param.String("127.0.0.1", doc="Address to listen on.")
     port = param.Integer(DEFAULT_PORT, bounds=(0, 65535), doc="Port to listen on; 0 takes a free one.")
-    models = param.List([], item_type=str, doc="Models loaded at start. While one is not ready, /health is 503.")
+    models = param.List(
+        [], item_type=str, doc="Models loaded at start. While one is not ready, /health is 503."
+    )
 
-    timeout_chat_seconds = param.Number(900, bounds=(1, 86400), label="Chat completions", doc="Total time of a chat completion: queue, load and streaming included.")
-    timeout_completions_seconds = param.Number(600, bounds=(1, 86400), label="Completions", doc="Total time of a text completion: queue, load and streaming included.")
-    timeout_embeddings_seconds = param.Number(120, bounds=(1, 86400), label="Embeddings", doc="Total time of an embeddings request.")
-    timeout_queue_seconds = param.Number(0, bounds=(0, 86400), doc="Longest wait in the queue before prefill starts.")
-    timeout_first_token_seconds = param.Number(0, bounds=(0, 86400), doc="Longest wait for the first token once the model is loaded.")
-    timeout_stall_seconds = param.Number(0, bounds=(0, 86400), doc="Longest pause between two tokens of an answer.")
-    timeout_write_seconds = param.Number(60, bounds=(1, 3600), doc="Longest wait for a client that does not read its stream.")
+    timeout_chat_seconds = param.Number(
+        900,
+        bounds=(1, 86400),
+        label="Chat completions",
+        doc="Total time of a chat completion: queue, load and streaming included.",
+    )
+    timeout_completions_seconds = param.Number(
+        600,
+        bounds=(1, 86400),
+        label="Completions",
+        doc="Total time of a text completion: queue, load and streaming included.",
+    )
+    timeout_embeddings_seconds = param.Number(
+        120, bounds=(1, 86400), label="Embeddings", doc="Total time of an embeddings request."
+    )
+    timeout_queue_seconds = param.Number(
+        0, bounds=(0, 86400), doc="Longest wait in the queue before prefill starts."
+    )
+    timeout_first_token_seconds = param.Number(
+        0, bounds=(0, 86400), doc="Longest wait for the first token once the model is loaded."
+    )
+    timeout_stall_seconds = param.Number(
+        0, bounds=(0, 86400), doc="Longest pause between two tokens of an answer."
+    )
+    timeout_write_seconds = param.Number(
+        60, bounds=(1, 3600), doc="Longest wait for a client that does not read its stream."
+    )
     load_timeout_seconds = param.Number(600, bounds=(1, 86400), doc="Longest time a model may take to load.")
-    silence_seconds = param.Number(120, bounds=(1, 86400), doc="A worker that sends nothing for this long is restarted.")
-    drain_timeout_seconds = param.Number(30, bounds=(0, 3600), doc="How long running requests may go on when the server stops.")
-    sse_keepalive_seconds = param.Number(15, bounds=(0.05, 3600), doc="A stream with nothing to say sends a comment this often.")
+    silence_seconds = param.Number(
+        120, bounds=(1, 86400), doc="A worker that sends nothing for this long is restarted."
+    )
+    drain_timeout_seconds = param.Number(
+        30, bounds=(0, 3600), doc="How long running requests may go on when the server stops."
+    )
+    sse_keepalive_seconds = param.Number(
+        15, bounds=(0.05, 3600), doc="A stream with nothing to say sends a comment this often."
+    )
 
-    max_requests = param.Integer(512, bounds=(1, 100_000), doc="Requests running and waiting; more are refused with 503.")
-    max_batch = param.Integer(32, bounds=(1, 1024), doc="Requests a model generates at once; more wait in its queue.")
-    prefill_step = param.Integer(512, bounds=(16, 65536), doc="Prompt tokens processed between two decode steps.")
+    max_requests = param.Integer(
+        512, bounds=(1, 100_000), doc="Requests running and waiting; more are refused with 503."
+    )
+    max_batch = param.Integer(
+        32, bounds=(1, 1024), doc="Requests a model generates at once; more wait in its queue."
+    )
+    prefill_step = param.Integer(
+        512, bounds=(16, 65536), doc="Prompt tokens processed between two decode steps."
+    )
     max_body_mb = param.Number(32, bounds=(0.01, 4096), doc="Largest request body in megabytes.")
 
-    unknown_fields: Any = param.Selector(default="accept", objects=["accept", "refuse"], doc="Body fields no API defines: accepted and named in X-Ignored-Fields, or a 400.")
-    cors_origins = param.List(["http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*", "http://[::1]:*", "app://*", "tauri://*", "vscode-webview://*"], item_type=str, doc="Origins whose pages may call the API; * matches anything.")
-    allowed_hosts = param.List(["localhost", "127.0.0.1", "::1"], item_type=str, doc="Host names requests may be addressed to; guards against DNS rebinding.")
+    unknown_fields: Any = param.Selector(
+        default="accept",
+        objects=["accept", "refuse"],
+        doc="Body fields no API defines: accepted and named in X-Ignored-Fields, or a 400.",
+    )
+    cors_origins = param.List(
+        [
+            "http://localhost:*",
+            "https://localhost:*",
+            "http://127.0.0.1:*",
+            "https://127.0.0.1:*",
+            "http://[::1]:*",
+            "app://*",
+            "tauri://*",
+            "vscode-webview://*",
+        ],
+        item_type=str,
+        doc="Origins whose pages may call the API; * matches anything.",
+    )
+    allowed_hosts = param.List(
+        ["localhost", "127.0.0.1", "::1"],
+        item_type=str,
+        doc="Host names requests may be addressed to; guards against DNS rebinding.",
+    )
 
-    audit_flush_seconds = param.Number(0.25, bounds=(0.01, 60), doc="Audit rows are on disk after this long at the latest.")
+    audit_flush_seconds = param.Number(
+        0.25, bounds=(0.01, 60), doc="Audit rows are on disk after this long at the latest."
+    )
     audit_flush_rows = param.Integer(500, bounds=(1, 100_000), doc="... or as soon as this many wait.")
-    log_level: Any = param.Selector(default="info", objects=["debug", "info", "warning", "error"], doc="What the server logs.")
+    log_level: Any = param.Selector(
+        default="info", objects=["debug", "info", "warning", "error"], doc="What the server logs."
+    )
 
     def __init__(self, folder: Path, **values: Any):
         super().__init__(**values)
@@ -69,7 +128,9 @@ class Settings(param.Parameterized):
         self._source: dict[str, SourceName] = {}
 
     @classmethod
-    def load(cls, arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    def load(
+        cls, arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+    ) -> Settings:
         """Read all layers. `arguments` are the command line's values, None where not given.
 
         Raises SettingsError naming the place and the setting when a value cannot be used.
@@ -79,7 +140,9 @@ class Settings(param.Parameterized):
             settings._apply(source, values)
         return settings
 
-    def _layers(self, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> list[tuple[SourceName, dict[str, Any]]]:
+    def _layers(
+        self, arguments: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> list[tuple[SourceName, dict[str, Any]]]:
         named = {PREFIX + name.upper(): name for name in self._names()}
         return [
             ("file", _read(self.folder / "settings.toml", tomllib.loads)),
@@ -109,7 +172,9 @@ class Settings(param.Parameterized):
         try:
             setattr(self, name, value)
         except (ValueError, TypeError) as error:
-            raise SettingsError(f"{source}: {name} cannot be {value!r}. {self.param[name].doc}", field=name) from error
+            raise SettingsError(
+                f"{source}: {name} cannot be {value!r}. {self.param[name].doc}", field=name
+            ) from error
         self._source[name] = source
         if source != "live":
             self._under[name] = (source, value)
@@ -121,7 +186,9 @@ class Settings(param.Parameterized):
         try:
             return _from_text(kind, value)
         except ValueError as error:
-            raise SettingsError(f"{source}: {name} cannot be {value!r}; it is a number.", field=name) from error
+            raise SettingsError(
+                f"{source}: {name} cannot be {value!r}; it is a number.", field=name
+            ) from error
 
     # --- live changes ----------------------------------------------------------------------------------------
 
@@ -146,7 +213,9 @@ class Settings(param.Parameterized):
 
     def _check(self, name: str, value: Any) -> None:
         if name not in LIVE_TIMEOUTS:
-            raise InvalidParameter(f"There is no live setting of that name. Known: {', '.join(LIVE_TIMEOUTS)}.", field=name)
+            raise InvalidParameter(
+                f"There is no live setting of that name. Known: {', '.join(LIVE_TIMEOUTS)}.", field=name
+            )
         low, high = self.param[name].bounds
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidParameter(f"{name} must be a number of seconds from {low} to {high}.", field=name)

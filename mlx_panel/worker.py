@@ -23,7 +23,6 @@ import zmq
 
 from .engine.fake import FakeEngine, FakeSpec, is_fake
 from .engine.protocol import AnyEngine
-from .engine.site import site
 from .errors import Draining, GenerationFailed, MlxPanelError
 from .messages import (
     Add,
@@ -40,6 +39,7 @@ from .messages import (
     decode_command,
     encode,
 )
+from .site import site
 
 log = logging.getLogger("mlx_panel.worker")
 

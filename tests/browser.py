@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,21 @@ class Visit:
 
     def close(self) -> None:
         self.context.close()
+
+
+def install() -> str:
+    """Get a Chromium where that can be done unasked: by root, from the system's packages. Returns what to tell."""
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    if found := chromium(own):
+        return f"browser tests use {found}"
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        return f"browser tests will be skipped: {HOW}"
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
+        subprocess.run([apt, *command], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    return f"installed {chromium(own)} for the browser tests"
+
+
+if __name__ == "__main__":
+    print(install())

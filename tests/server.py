@@ -49,7 +49,9 @@ class Running:
 
     def rows(self, request_id: str) -> list[dict[str, Any]]:
         """The audit rows of a request. The page waits for the writer, so no sleep is needed."""
-        page = self.client.get("/v1/admin/audit-logs", params={"scope": "all", "limit": 1000}).raise_for_status()
+        page = self.client.get(
+            "/v1/admin/audit-logs", params={"scope": "all", "limit": 1000}
+        ).raise_for_status()
         return [row for row in page.json()["rows"] if row["request_id"] == request_id]
 
     def row(self, request_id: str, timeout: float = 5) -> dict[str, Any]:
@@ -94,11 +96,23 @@ def environment(folder: Path, **settings: Any) -> dict[str, str]:
     """This process's environment with a data folder of its own and settings."""
     named = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLX_SERVER_")}
-    return {**kept, "PYTHONUNBUFFERED": "1", "HF_HUB_CACHE": str(folder / "hub"), "MLX_SERVER_DATA_DIR": str(folder), **named}
+    return {
+        **kept,
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "MLX_SERVER_DATA_DIR": str(folder),
+        **named,
+    }
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, command: tuple[str, ...] = ("-m", "tests.run_server", "serve"), port: int = 0, **settings: Any) -> Iterator[Running]:
+def running(
+    folder: Path,
+    *,
+    command: tuple[str, ...] = ("-m", "tests.run_server", "serve"),
+    port: int = 0,
+    **settings: Any,
+) -> Iterator[Running]:
     """A server until the end of the block. It must end in order and leave neither a process nor a traceback."""
     for name, spec in TEMPERS.items():
         scripted(folder, name, **spec)

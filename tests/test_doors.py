@@ -22,7 +22,12 @@ from .server import WORDS, Running
 VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 GENERATE = ("/v1/chat/completions", "/v1/completions")
 ENDPOINTS = [handler for module in MODULES for _, handler in module.routes]
-PATHS = {"/v1/models/{id}": "/v1/models/plain", "/v1/admin/models/load/{id}": "/v1/admin/models/load/plain", "/v1/admin/models/unload/{id}": "/v1/admin/models/unload/plain", "(no route)": "/v1/there/is/nothing"}
+PATHS = {
+    "/v1/models/{id}": "/v1/models/plain",
+    "/v1/admin/models/load/{id}": "/v1/admin/models/load/plain",
+    "/v1/admin/models/unload/{id}": "/v1/admin/models/unload/plain",
+    "(no route)": "/v1/there/is/nothing",
+}
 
 
 def path(endpoint: type[Endpoint]) -> str:
@@ -30,7 +35,11 @@ def path(endpoint: type[Endpoint]) -> str:
 
 
 def body(route: str, model: str = "plain", **more: Any) -> dict[str, Any]:
-    asked = {"messages": [{"role": "user", "content": "Hello"}]} if "chat" in route else {"prompt": "Hello", "max_tokens": 1000}
+    asked = (
+        {"messages": [{"role": "user", "content": "Hello"}]}
+        if "chat" in route
+        else {"prompt": "Hello", "max_tokens": 1000}
+    )
     return {"model": model, **asked, **more}
 
 
@@ -65,7 +74,9 @@ def test_no_handler_goes_around_the_wrapper() -> None:
         assert "except" not in inspect.getsource(endpoint), f"{endpoint.__name__} catches"
 
 
-@pytest.mark.parametrize("endpoint", [one for one in ENDPOINTS if one is not Fallback], ids=lambda endpoint: endpoint.route)
+@pytest.mark.parametrize(
+    "endpoint", [one for one in ENDPOINTS if one is not Fallback], ids=lambda endpoint: endpoint.route
+)
 def test_a_method_a_route_does_not_know(serving: Running, endpoint: type[Endpoint]) -> None:
     reply = serving.client.patch(path(endpoint))
     check_problem(serving, reply, 405, "method_not_allowed")
@@ -95,7 +106,9 @@ def test_a_foreign_host_and_a_foreign_page_are_refused(serving: Running, endpoin
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.route)
 def test_one_id_everywhere(serving: Running, endpoint: type[Endpoint]) -> None:
     given = f"my-id.{time.monotonic_ns()}"
-    reply = serving.client.request("PATCH" if "PATCH" not in endpoint.verbs else "GET", path(endpoint), headers={"X-Request-ID": given})
+    reply = serving.client.request(
+        "PATCH" if "PATCH" not in endpoint.verbs else "GET", path(endpoint), headers={"X-Request-ID": given}
+    )
     assert reply.headers["x-request-id"] == given
     assert reply.json()["request_id"] == given
     assert len(serving.rows(given)) == 1
@@ -110,7 +123,11 @@ def test_an_id_that_is_not_one_is_replaced(serving: Running) -> None:
 
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "vscode-webview://abc"])
 def test_cors(serving: Running, origin: str) -> None:
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-stainless-os"}
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-stainless-os",
+    }
     preflight = serving.client.options("/v1/chat/completions", headers=asked)
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == origin
@@ -143,7 +160,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "stop is empty": ({"stop": ""}, "invalid_parameter", "stop"),
     "too many stops": ({"stop": ["x"] * 17}, "invalid_parameter", "stop"),
     "stream is text": ({"stream": "yes"}, "invalid_parameter", "stream"),
-    "stream_options alone": ({"stream_options": {"include_usage": True}}, "invalid_parameter", "stream_options"),
+    "stream_options alone": (
+        {"stream_options": {"include_usage": True}},
+        "invalid_parameter",
+        "stream_options",
+    ),
     "n is two": ({"n": 2}, "unsupported_parameter", "n"),
     "n is true": ({"n": True}, "unsupported_parameter", "n"),
     "a seed": ({"seed": 1}, "unsupported_parameter", "seed"),
@@ -174,10 +195,16 @@ MESSAGES: dict[str, tuple[Any, str]] = {
     "not a list": ("Hello", "messages"),
     "unknown role": ([{"role": "robot", "content": "x"}], "messages[0].role"),
     "no content": ([{"role": "user"}], "messages[0].content"),
-    "an image": ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages[0].content[0].type"),
+    "an image": (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        "messages[0].content[0].type",
+    ),
     "a part without text": ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0]"),
     "a tool result without its call": ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
-    "an old function call": ([{"role": "assistant", "content": "x", "function_call": {"name": "f"}}], "messages[0]"),
+    "an old function call": (
+        [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}],
+        "messages[0]",
+    ),
 }
 
 
@@ -189,8 +216,27 @@ def test_a_wrong_message_is_named(serving: Running, fault: str) -> None:
     assert problem["error"]["param"] == field
 
 
-CHAT_REFUSED = {"tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "logprobs": True, "presence_penalty": 1, "tool_choice": "required", "modalities": ["audio"], "store": True}
-CHAT_NEUTRAL = {"n": 1, "tools": [], "response_format": {"type": "text"}, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0, "tool_choice": "auto", "logit_bias": {}, "seed": None, "store": False}
+CHAT_REFUSED = {
+    "tools": [{"type": "function"}],
+    "response_format": {"type": "json_object"},
+    "logprobs": True,
+    "presence_penalty": 1,
+    "tool_choice": "required",
+    "modalities": ["audio"],
+    "store": True,
+}
+CHAT_NEUTRAL = {
+    "n": 1,
+    "tools": [],
+    "response_format": {"type": "text"},
+    "logprobs": False,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "tool_choice": "auto",
+    "logit_bias": {},
+    "seed": None,
+    "store": False,
+}
 
 
 @pytest.mark.parametrize("name", CHAT_REFUSED)
@@ -216,7 +262,9 @@ def test_fields_outside_the_vocabulary_are_named_or_refused(serving: Running, se
 
 @pytest.mark.parametrize("route", GENERATE)
 def test_the_wrong_content_type(serving: Running, route: str) -> None:
-    reply = serving.client.post(route, content=json.dumps(body(route)), headers={"Content-Type": "text/plain"})
+    reply = serving.client.post(
+        route, content=json.dumps(body(route)), headers={"Content-Type": "text/plain"}
+    )
     check_problem(serving, reply, 415, "unsupported_media_type")
 
 
@@ -224,7 +272,9 @@ def test_the_wrong_content_type(serving: Running, route: str) -> None:
 def test_a_body_over_the_limit(serve: Any, route: str) -> None:
     server = serve(max_body_mb=0.05)
     assert server.client.post(route, json=body(route, user="x" * 40_000)).status_code == 200
-    problem = check_problem(server, server.client.post(route, json=body(route, user="x" * 60_000)), 413, "payload_too_large")
+    problem = check_problem(
+        server, server.client.post(route, json=body(route, user="x" * 60_000)), 413, "payload_too_large"
+    )
     assert problem["limit_bytes"] == 50_000
 
 
@@ -242,7 +292,12 @@ def test_an_unknown_model(serving: Running, route: str, stream: bool) -> None:
 @pytest.mark.parametrize("route", GENERATE)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_model_that_cannot_be_loaded(serving: Running, route: str, stream: bool) -> None:
-    problem = check_problem(serving, serving.client.post(route, json=body(route, "broken", stream=stream)), 503, "model_load_failed")
+    problem = check_problem(
+        serving,
+        serving.client.post(route, json=body(route, "broken", stream=stream)),
+        503,
+        "model_load_failed",
+    )
     assert "its weights are missing" in problem["detail"]
 
 
@@ -272,7 +327,9 @@ def test_a_failure_in_the_middle(serving: Running, route: str, model: str, code:
 
 
 def test_a_worker_killed_in_the_middle_is_replaced(serving: Running) -> None:
-    with serving.client.stream("POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)) as stream:
+    with serving.client.stream(
+        "POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         victim = next(worker for worker in serving.workers() if "slow" in worker.cmdline())
@@ -287,7 +344,10 @@ def test_a_worker_killed_in_the_middle_is_replaced(serving: Running) -> None:
 # --- time ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("route", "setting"), [(GENERATE[0], "timeout_chat_seconds"), (GENERATE[1], "timeout_completions_seconds")])
+@pytest.mark.parametrize(
+    ("route", "setting"),
+    [(GENERATE[0], "timeout_chat_seconds"), (GENERATE[1], "timeout_completions_seconds")],
+)
 def test_the_total_limit_of_each_endpoint(serve: Any, route: str, setting: str) -> None:
     server = serve(**{setting: 1})
     began = time.monotonic()
@@ -300,13 +360,19 @@ def test_the_total_limit_of_each_endpoint(serve: Any, route: str, setting: str) 
     assert event["timeout_seconds"] == 1
     assert check_row(server, event["request_id"], 200, "timeout")["status"] == "timeout"
     other = GENERATE[1 - GENERATE.index(route)]
-    assert server.client.post(other, json=body(other) | {"max_tokens": 60, "model": "slow"}).status_code == 200
+    assert (
+        server.client.post(other, json=body(other) | {"max_tokens": 60, "model": "slow"}).status_code == 200
+    )
     wait_for(lambda: idle(server))
 
 
 @pytest.mark.parametrize(
     ("setting", "model", "words"),
-    [("timeout_first_token_seconds", "silent", "No token"), ("timeout_stall_seconds", "stalled", "paused"), ("timeout_chat_seconds", "late", "limit")],
+    [
+        ("timeout_first_token_seconds", "silent", "No token"),
+        ("timeout_stall_seconds", "stalled", "paused"),
+        ("timeout_chat_seconds", "late", "limit"),
+    ],
 )
 def test_the_finer_clocks(serve: Any, setting: str, model: str, words: str) -> None:
     server = serve(**{setting: 1})
@@ -320,7 +386,9 @@ def test_the_finer_clocks(serve: Any, setting: str, model: str, words: str) -> N
 
 def test_the_queue_clock(serve: Any) -> None:
     server = serve(timeout_queue_seconds=1, max_batch=1)
-    with server.client.stream("POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)) as first:
+    with server.client.stream(
+        "POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)
+    ) as first:
         lines = first.iter_lines()  # held: dropping it would close the connection
         next(lines)
         problem = check_problem(server, server.chat("slow"), 408, "timeout")
@@ -329,14 +397,20 @@ def test_the_queue_clock(serve: Any) -> None:
 
 def test_a_silent_stream_is_kept_alive(serve: Any) -> None:
     server = serve(sse_keepalive_seconds=0.1, timeout_chat_seconds=1)
-    with server.client.stream("POST", "/v1/chat/completions", json=body("chat", "stalled", stream=True)) as stream:
+    with server.client.stream(
+        "POST", "/v1/chat/completions", json=body("chat", "stalled", stream=True)
+    ) as stream:
         lines = list(stream.iter_lines())
     assert lines.count(": keep-alive") >= 5
 
 
 def test_limits_change_live_and_survive_a_restart(serve: Any) -> None:
     server = serve()
-    changed = server.client.put("/api/settings/timeouts", json={"timeout_chat_seconds": 1}).raise_for_status().json()
+    changed = (
+        server.client.put("/api/settings/timeouts", json={"timeout_chat_seconds": 1})
+        .raise_for_status()
+        .json()
+    )
     chat = next(limit for limit in changed["timeouts"] if limit["name"] == "timeout_chat_seconds")
     assert (chat["value"], chat["source"]) == (1.0, "live")
     check_problem(server, server.chat("slow"), 408, "timeout")
@@ -350,14 +424,18 @@ def test_limits_change_live_and_survive_a_restart(serve: Any) -> None:
 @pytest.mark.parametrize("value", [0, -1, 1e9, "5", True, None])
 def test_a_limit_out_of_bounds_changes_nothing(serving: Running, value: Any) -> None:
     before = serving.client.get("/api/settings/timeouts").json()
-    reply = serving.client.put("/api/settings/timeouts", json={"timeout_completions_seconds": 5, "timeout_chat_seconds": value})
+    reply = serving.client.put(
+        "/api/settings/timeouts", json={"timeout_completions_seconds": 5, "timeout_chat_seconds": value}
+    )
     check_problem(serving, reply, 400, "invalid_parameter")
     assert serving.client.get("/api/settings/timeouts").json() == before
 
 
 def test_more_requests_than_the_server_takes(serve: Any) -> None:
     server = serve(max_requests=1)
-    with server.client.stream("POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)) as first:
+    with server.client.stream(
+        "POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)
+    ) as first:
         lines = first.iter_lines()  # held: dropping it would close the connection
         next(lines)
         reply = server.chat()
@@ -377,7 +455,11 @@ def test_a_client_that_leaves_ends_its_work(serving: Running, route: str, stream
         client.sendall(raw_request(route, json.dumps(body(route, "slow", stream=stream)), given))
         wait_for(lambda: not idle(serving))
     row = serving.row(given)
-    assert (row["status"], row["http_status"], row["error_type"]) == ("cancelled", 499, "client_gone") if not stream else row["status"] == "cancelled"
+    assert (
+        (row["status"], row["http_status"], row["error_type"]) == ("cancelled", 499, "client_gone")
+        if not stream
+        else row["status"] == "cancelled"
+    )
     assert row["duration_ms"] < 5000
     wait_for(lambda: idle(serving))
 
@@ -409,7 +491,9 @@ def raw_request(route: str, text: str, request_id: str) -> bytes:
 def idle(server: Running) -> bool:
     """Whether no worker runs or holds a request."""
     models = server.client.get("/v1/admin/models/status").json()["models"]
-    return server.client.get("/health").json()["requests"] == 0 and not any(model["running"] or model["queued"] for model in models)
+    return server.client.get("/health").json()["requests"] == 0 and not any(
+        model["running"] or model["queued"] for model in models
+    )
 
 
 def wait_for(condition: Any, seconds: float = 5) -> None:
@@ -429,7 +513,23 @@ def test_success_leaves_a_full_row(serving: Running, route: str, stream: bool) -
     assert reply.status_code == 200
     row = serving.row(reply.headers["x-request-id"])
     assert WORDS.split()[0] in reply.text
-    assert row | {"status": "success", "http_status": 200, "stream": stream, "endpoint": route, "dialect": "openai", "backend_type": "local", "model_used": "plain", "model_requested": "plain", "caller": "127.0.0.1", "finish_reason": "stop", "error_type": None} == row
+    assert (
+        row
+        | {
+            "status": "success",
+            "http_status": 200,
+            "stream": stream,
+            "endpoint": route,
+            "dialect": "openai",
+            "backend_type": "local",
+            "model_used": "plain",
+            "model_requested": "plain",
+            "caller": "127.0.0.1",
+            "finish_reason": "stop",
+            "error_type": None,
+        }
+        == row
+    )
     assert row["total_tokens"] == row["prompt_tokens"] + row["completion_tokens"] > 9
     assert 0 < row["ttft_ms"] <= row["duration_ms"]
     assert row["queue_ms"] is not None

@@ -16,8 +16,24 @@ HEIGHT = {
 }  # fmt: skip
 # The file `panel serve` runs builds the page from the running server: it is an entry point that lies in dashboard/.
 ENTRY_POINTS = {"dashboard/main.py"}
-HEAVY = {"engine": {"tornado", "panel", "duckdb", "bokeh"}, "audit": {"mlx", "mlx_lm"}, "http": {"panel", "mlx", "mlx_lm"}, "pool": {"mlx", "mlx_lm", "tornado", "panel"}, "worker": {"tornado", "panel", "duckdb"}, "cli": {"panel", "mlx", "tornado"}}
-LAZY_ALLOWED = {"__init__.py", "cli.py", "worker.py", "hub/command.py", "hub/demo.py", "engine/engine.py", "engine/loader.py", "notebook.py"}
+HEAVY = {
+    "engine": {"tornado", "panel", "duckdb", "bokeh"},
+    "audit": {"mlx", "mlx_lm"},
+    "http": {"panel", "mlx", "mlx_lm"},
+    "pool": {"mlx", "mlx_lm", "tornado", "panel"},
+    "worker": {"tornado", "panel", "duckdb"},
+    "cli": {"panel", "mlx", "tornado"},
+}
+LAZY_ALLOWED = {
+    "__init__.py",
+    "cli.py",
+    "worker.py",
+    "hub/command.py",
+    "hub/demo.py",
+    "engine/engine.py",
+    "engine/loader.py",
+    "notebook.py",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -76,5 +92,7 @@ def test_broad_excepts_stand_at_the_borders_only() -> None:
     allowed = {"http/endpoint.py", "audit/store.py", "worker.py", "engine/engine.py", "dashboard/feed.py"}
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+            ):
                 assert str(file.relative_to(PACKAGE)) in allowed, file

@@ -36,7 +36,9 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx.stream("POST", f"{self._server.url}/v1/chat/completions", json=self._body, timeout=30) as stream:
+            with httpx.stream(
+                "POST", f"{self._server.url}/v1/chat/completions", json=self._body, timeout=30
+            ) as stream:
                 for line in stream.iter_lines():
                     self.lines += [line] if line else []
                     self.began.set()
@@ -103,7 +105,11 @@ def test_a_crash_loop_ends_and_says_why(serve: Any) -> None:
     for _ in range(6):
         server.chat("dying")
     assert server.chat("plain").status_code == 200
-    state = next(model for model in server.client.get("/v1/admin/models/status").json()["models"] if model["id"] == "dying")
+    state = next(
+        model
+        for model in server.client.get("/v1/admin/models/status").json()["models"]
+        if model["id"] == "dying"
+    )
     assert "SIGKILL" in state["reason"] or state["state"] == "ready"
 
 
@@ -168,9 +174,23 @@ def test_a_second_server_on_the_same_folder_is_told_why(serve: Any) -> None:
     assert "Traceback" not in second.stderr
 
 
-@pytest.mark.parametrize(("flags", "words"), [(["--address", "0.0.0.0"], "ssh -N -L"), (["--num-procs", "2"], "own copy of every model"), (["--port", "99999"], "port cannot be")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--address", "0.0.0.0"], "ssh -N -L"),
+        (["--num-procs", "2"], "own copy of every model"),
+        (["--port", "99999"], "port cannot be"),
+    ],
+)
 def test_what_serve_refuses(tmp_path: Path, flags: list[str], words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "mlx_panel", "serve", *flags], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_panel", "serve", *flags],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -178,8 +198,29 @@ def test_what_serve_refuses(tmp_path: Path, flags: list[str], words: str) -> Non
 
 def test_panel_serve_with_the_plugin(tmp_path: Path) -> None:
     """One port, one loop, the same API and page; Panel's own command, with its own signals."""
-    path = subprocess.run([sys.executable, "-m", "mlx_panel", "app-path"], capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    with running(tmp_path, command=("-m", "panel", "serve", path, "--plugins", "mlx_panel.plugin", "--index", "main", "--port", str(port := free_port())), port=port) as server:
+    path = subprocess.run(
+        [sys.executable, "-m", "mlx_panel", "app-path"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout.strip()
+    with running(
+        tmp_path,
+        command=(
+            "-m",
+            "panel",
+            "serve",
+            path,
+            "--plugins",
+            "mlx_panel.plugin",
+            "--index",
+            "main",
+            "--port",
+            str(port := free_port()),
+        ),
+        port=port,
+    ) as server:
         assert server.chat().status_code == 200
         assert "mlx-panel" in server.client.get("/main").text
         stream = Reader(server, max_tokens=60)
@@ -189,7 +230,13 @@ def test_panel_serve_with_the_plugin(tmp_path: Path) -> None:
 
 def test_help_is_quick_and_light() -> None:
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mlx_panel", "--help"], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mlx_panel", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     print(f"mlx-panel --help took {time.monotonic() - began:.2f} s")
     for heavy in ("panel.io", "mlx.core", "tornado", "duckdb", "bokeh", "httpx"):
         assert f"| {heavy}" not in done.stderr.replace("mlx_panel", ""), heavy
@@ -200,4 +247,8 @@ def statuses(server: Running) -> dict[str, int]:
     """What the audit file says once the server is gone."""
     assert not psutil.pid_exists(server.process.pid) or server.process.poll() is not None
     with duckdb.connect(os.fspath(server.folder / "audit.duckdb"), read_only=False) as file:
-        return dict(file.execute("SELECT status, count(*) FROM audit WHERE dialect = 'openai' GROUP BY status").fetchall())
+        return dict(
+            file.execute(
+                "SELECT status, count(*) FROM audit WHERE dialect = 'openai' GROUP BY status"
+            ).fetchall()
+        )

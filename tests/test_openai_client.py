@@ -57,7 +57,11 @@ def test_a_chat(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_streaming_says_the_same(client: openai.OpenAI, temperature: float) -> None:
     whole = client.chat.completions.create(**ask(temperature=0))
-    chunks = list(client.chat.completions.create(**ask(temperature=temperature), stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(
+            **ask(temperature=temperature), stream=True, stream_options={"include_usage": True}
+        )
+    )
     for chunk in chunks:
         strict(ChatCompletionChunk, chunk)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -71,14 +75,27 @@ def test_streaming_says_the_same(client: openai.OpenAI, temperature: float) -> N
 
 
 def test_no_usage_unless_asked(client: openai.OpenAI) -> None:
-    assert all(chunk.usage is None and chunk.choices for chunk in client.chat.completions.create(**ask(), stream=True))
+    assert all(
+        chunk.usage is None and chunk.choices
+        for chunk in client.chat.completions.create(**ask(), stream=True)
+    )
 
 
 def test_greedy_is_greedy(client: openai.OpenAI) -> None:
-    answers = {client.chat.completions.create(**ask(temperature=0)).choices[0].message.content for _ in range(3)}
+    answers = {
+        client.chat.completions.create(**ask(temperature=0)).choices[0].message.content for _ in range(3)
+    }
     narrow = client.chat.completions.create(**ask(temperature=1.5), extra_body={"top_k": 1})
     assert answers == {narrow.choices[0].message.content}
-    assert len({client.chat.completions.create(**ask(temperature=2)).choices[0].message.content for _ in range(3)}) > 1
+    assert (
+        len(
+            {
+                client.chat.completions.create(**ask(temperature=2)).choices[0].message.content
+                for _ in range(3)
+            }
+        )
+        > 1
+    )
 
 
 def test_max_tokens_and_stop(client: openai.OpenAI) -> None:
@@ -95,13 +112,20 @@ def test_roles_and_parts(client: openai.OpenAI) -> None:
     turns: list[Any] = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
         {"role": "tool", "tool_call_id": "c1", "content": "3"},
         {"role": "user", "content": "And?"},
     ]
     parts = client.chat.completions.create(**ask() | {"messages": turns})
     joined = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "One\ntwo"}, *turns[2:]]
-    assert client.chat.completions.create(**ask() | {"messages": joined}).usage.prompt_tokens == parts.usage.prompt_tokens
+    assert (
+        client.chat.completions.create(**ask() | {"messages": joined}).usage.prompt_tokens
+        == parts.usage.prompt_tokens
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -122,7 +146,11 @@ def test_completions(client: openai.OpenAI, stream: bool) -> None:
 ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
     ({"model": "nothing"}, openai.NotFoundError, "model_not_found"),
     ({"temperature": 9}, openai.BadRequestError, "invalid_parameter"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "unsupported_parameter"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        openai.BadRequestError,
+        "unsupported_parameter",
+    ),
     ({"max_tokens": 100_000}, openai.BadRequestError, "context_length_exceeded"),
     ({"model": "failing"}, openai.InternalServerError, "generation_failed"),
     ({"model": "broken"}, openai.InternalServerError, "model_load_failed"),
@@ -130,7 +158,9 @@ ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
 
 
 @pytest.mark.parametrize(("change", "kind", "code"), ERRORS, ids=[code for _, _, code in ERRORS])
-def test_its_exception_classes(client: openai.OpenAI, change: dict[str, Any], kind: type[openai.APIStatusError], code: str) -> None:
+def test_its_exception_classes(
+    client: openai.OpenAI, change: dict[str, Any], kind: type[openai.APIStatusError], code: str
+) -> None:
     with pytest.raises(kind) as caught:
         client.chat.completions.create(**ask() | change)
     assert caught.value.code == code
@@ -158,6 +188,11 @@ def test_two_requests_may_share_an_id(client: openai.OpenAI, server: Running) ->
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:
-        work = [pool.submit(client.chat.completions.create, **ask(temperature=0), extra_headers={"X-Request-ID": "twin"}) for _ in range(4)]
+        work = [
+            pool.submit(
+                client.chat.completions.create, **ask(temperature=0), extra_headers={"X-Request-ID": "twin"}
+            )
+            for _ in range(4)
+        ]
         assert len({one.result().choices[0].message.content for one in work}) == 1
     assert len(server.rows("twin")) == 4

@@ -22,7 +22,12 @@ def send_everywhere(server: Running) -> None:
             continue
         for verb in ("GET", "POST", "PUT", "DELETE"):
             server.client.request(verb, path(endpoint), json={CANARY: CANARY})
-            server.client.request(verb, path(endpoint), content=f"{{{CANARY}", headers={"Content-Type": "application/json", "User-Agent": CANARY})
+            server.client.request(
+                verb,
+                path(endpoint),
+                content=f"{{{CANARY}",
+                headers={"Content-Type": "application/json", "User-Agent": CANARY},
+            )
         server.client.get(f"{path(endpoint)}?{CANARY}={CANARY}")
     server.client.get(f"/v1/models/{CANARY}")
     server.client.post(f"/v1/admin/models/load/{CANARY}")
@@ -31,15 +36,35 @@ def send_everywhere(server: Running) -> None:
             for stream in (False, True):
                 server.client.post(route, json=full(route, model, stream=stream))
     for raw, _, _ in MALFORMED.values():
-        server.client.post(GENERATE[0], content=raw + CANARY.encode(), headers={"Content-Type": "application/json"})
-    for wrong in ({"temperature": CANARY}, {"stop": [CANARY] * 20}, {"n": CANARY}, {CANARY: 1}, {"max_tokens": 10**9}, {"stream": CANARY}):
+        server.client.post(
+            GENERATE[0], content=raw + CANARY.encode(), headers={"Content-Type": "application/json"}
+        )
+    for wrong in (
+        {"temperature": CANARY},
+        {"stop": [CANARY] * 20},
+        {"n": CANARY},
+        {CANARY: 1},
+        {"max_tokens": 10**9},
+        {"stream": CANARY},
+    ):
         server.client.post(GENERATE[0], json=full(GENERATE[0], "tiny") | wrong)
 
 
 def full(route: str, model: str, **more: Any) -> dict[str, Any]:
-    turns = [{"role": "system", "content": CANARY}, {"role": "user", "content": f"Say {CANARY}!", "name": CANARY}]
+    turns = [
+        {"role": "system", "content": CANARY},
+        {"role": "user", "content": f"Say {CANARY}!", "name": CANARY},
+    ]
     asked = {"messages": turns} if "chat" in route else {"prompt": f"{CANARY} " * 5}
-    return {"model": model, **asked, "max_tokens": 4, "user": CANARY, "metadata": {CANARY: CANARY}, "stop": [CANARY], **more}
+    return {
+        "model": model,
+        **asked,
+        "max_tokens": 4,
+        "user": CANARY,
+        "metadata": {CANARY: CANARY},
+        "stop": [CANARY],
+        **more,
+    }
 
 
 def leaks(folder: Path) -> list[Path]:
@@ -51,24 +76,34 @@ def test_nothing_of_a_request_is_kept(tmp_path: Path, level: str) -> None:
     tiny_model(tmp_path / "models" / "tiny")
     with running(tmp_path, log_level=level) as server:
         send_everywhere(server)
-        answer = server.chat("tiny", "Hello", max_tokens=8, temperature=0).json()["choices"][0]["message"]["content"]
+        answer = server.chat("tiny", "Hello", max_tokens=8, temperature=0).json()["choices"][0]["message"][
+            "content"
+        ]
         assert leaks(tmp_path) == []  # the database, its log and the server's output, while it runs
         rows = server.client.get("/v1/admin/audit-logs", params={"scope": "all", "limit": 1000}).text
     assert leaks(tmp_path) == []
     assert CANARY not in rows
-    assert len(answer) < 4 or not [file for file in tmp_path.rglob("*.duckdb*") if answer.encode() in file.read_bytes()]
+    assert len(answer) < 4 or not [
+        file for file in tmp_path.rglob("*.duckdb*") if answer.encode() in file.read_bytes()
+    ]
 
 
 def test_no_error_quotes_a_prompt(serving: Running) -> None:
     """What an error may name is the caller's own model, field names and route, never text to generate from."""
     for model in ("failing", "broken", "small", "nothing"):
         for route in GENERATE:
-            assert CANARY not in serving.client.post(route, json=full(route, model) | {"max_tokens": 10_000}).text.replace(json.dumps(model), "")
+            assert CANARY not in serving.client.post(
+                route, json=full(route, model) | {"max_tokens": 10_000}
+            ).text.replace(json.dumps(model), "")
 
 
 def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         server.chat()
-        modes = {file.name: file.stat().st_mode & 0o777 for file in server.folder.rglob("*") if file.suffix in (".duckdb", ".log", ".wal")}
+        modes = {
+            file.name: file.stat().st_mode & 0o777
+            for file in server.folder.rglob("*")
+            if file.suffix in (".duckdb", ".log", ".wal")
+        }
         assert server.folder.stat().st_mode & 0o777 == 0o700
     assert set(modes.values()) == {0o600}, modes

@@ -209,7 +209,11 @@ async def test_components_look_through_a_remote(server: Server, remote: Remote) 
     async with asyncio.timeout(10):
         while not audit.view.page:
             await asyncio.sleep(0.02)
-    assert {model["id"] for model in json.loads(models.view.snapshot)["models"]} == {"fake", "broken", SLASHED}
+    assert {model["id"] for model in json.loads(models.view.snapshot)["models"]} == {
+        "fake",
+        "broken",
+        SLASHED,
+    }
     assert not overview.watching
 
 

@@ -7,4 +7,4 @@ from mlx_panel.dashboard.local import Local
 from mlx_panel.plugin import begin, runtime
 
 pn.state.execute(begin)
-pages.build(Local(runtime())).servable()
+pages.build(Local(runtime())).servable(title="mlx-panel")

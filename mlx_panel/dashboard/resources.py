@@ -24,9 +24,9 @@ LOOKS = ("global_loading_spinner", "loading_spinner", "loading_color", "loading_
 
 def remember() -> Callable[[], None]:
     """Let Panel's server find the resources of a kind of page only once. Returns what undoes it."""
-    if not pn.__version__.startswith(TRIED):
-        return lambda: None
     original = panel.io.server.bundle_resources
+    if not pn.__version__.startswith(TRIED) or isinstance(original, Remembered):
+        return lambda: None
     panel.io.server.bundle_resources = Remembered(original)
 
     def undo() -> None:

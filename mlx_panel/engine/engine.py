@@ -21,12 +21,12 @@ import mlx.core as mx  # noqa: E402
 
 from ..errors import Conflict, GenerationFailed  # noqa: E402
 from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage  # noqa: E402
+from ..site import site  # noqa: E402
 from . import loader, prompt  # noqa: E402
 from .batch import Batch  # noqa: E402
 from .detokenize import Vocabulary  # noqa: E402
 from .row import Row  # noqa: E402
 from .sampling import check  # noqa: E402
-from .site import site  # noqa: E402
 
 log = logging.getLogger(__name__)
 

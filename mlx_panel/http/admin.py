@@ -54,7 +54,9 @@ class AuditLogs(Endpoint):
         unknown = bodies.printable(set(given) - {*self.text, *self.numbers})
         if unknown:
             raise InvalidParameter(f"There is no filter '{unknown[0]}'.", field=unknown[0])
-        return {name: _number(name, value) if name in self.numbers else value for name, value in given.items()}
+        return {
+            name: _number(name, value) if name in self.numbers else value for name, value in given.items()
+        }
 
 
 class Timeouts(Endpoint):

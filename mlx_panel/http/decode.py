@@ -25,7 +25,9 @@ class Vocabulary(msgspec.Struct, frozen=True):
     without_effect: frozenset[str] = frozenset()
 
 
-def take(raw: dict[str, Any], into: type[T], vocabulary: Vocabulary, *, refuse_unknown: bool) -> tuple[T, list[str]]:
+def take(
+    raw: dict[str, Any], into: type[T], vocabulary: Vocabulary, *, refuse_unknown: bool
+) -> tuple[T, list[str]]:
     """A loaded body as `into`, and the names of the fields that were ignored.
 
     Raises InvalidParameter, UnsupportedParameter, UnknownField; none of them quotes the body's values.
@@ -64,13 +66,18 @@ def _sort(raw: dict[str, Any], into: type, vocabulary: Vocabulary, refuse_unknow
     ignored = [name for name in rest if name not in vocabulary.unsupported and raw[name] is not None]
     unknown = [name for name in ignored if name not in vocabulary.without_effect]
     if unknown and refuse_unknown:
-        raise UnknownField(f"The field '{printable(unknown[:1])[0]}' is not part of this API.", field=printable(unknown[:1])[0])
+        raise UnknownField(
+            f"The field '{printable(unknown[:1])[0]}' is not part of this API.",
+            field=printable(unknown[:1])[0],
+        )
     return printable(ignored)
 
 
 def neutral(value: Any, values: Iterable[Any]) -> bool:
     """Whether a parameter is given with a value that changes nothing. True is not 1 here."""
-    return value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
+    return value is None or any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in values
+    )
 
 
 def printable(names: Iterable[str]) -> list[str]:
@@ -86,5 +93,7 @@ def _invalid(text: str) -> InvalidParameter:
     if missing:
         field = f"{field}.{missing[1]}" if field else missing[1]
         return InvalidParameter(f"The field '{field}' is required.", field=field)
-    reason = what[0].lower() + what[1:] if what.startswith("Expected") else "its value is not one of those allowed"
+    reason = (
+        what[0].lower() + what[1:] if what.startswith("Expected") else "its value is not one of those allowed"
+    )
     return InvalidParameter(f"The field '{field or 'body'}' is not valid: {reason}.", field=field)

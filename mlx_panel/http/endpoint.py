@@ -20,8 +20,19 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from .. import __version__
-from ..errors import ClientGone, Draining, HostRefused, InternalError, InvalidBody, MethodNotAllowed, MlxPanelError, PayloadTooLarge, UnsupportedMediaType, status_of
-from ..engine.site import site
+from ..errors import (
+    ClientGone,
+    Draining,
+    HostRefused,
+    InternalError,
+    InvalidBody,
+    MethodNotAllowed,
+    MlxPanelError,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    status_of,
+)
+from ..site import site
 from . import problem
 from .house import FindHouse, House
 from .ledger import Ledger
@@ -51,7 +62,12 @@ class Endpoint(RequestHandler):
         self._recorded = False
         self.out: EventStream | None = None
         preflight = self.request.method == "OPTIONS"
-        self.ledger = Ledger(request_id=self.request_id, endpoint=self.route, dialect="management" if preflight else self.dialect, caller=_caller(self.request.remote_ip))
+        self.ledger = Ledger(
+            request_id=self.request_id,
+            endpoint=self.route,
+            dialect="management" if preflight else self.dialect,
+            caller=_caller(self.request.remote_ip),
+        )
 
     def set_default_headers(self) -> None:
         asked = self.request.headers.get("X-Request-ID", "")
@@ -65,7 +81,9 @@ class Endpoint(RequestHandler):
     async def prepare(self) -> None:
         self.house = await self._find_house()
         connection: Any = self.request.connection
-        connection.set_max_body_size(1 << 50)  # Tornado would answer a long body itself, and not as a problem.
+        connection.set_max_body_size(
+            1 << 50
+        )  # Tornado would answer a long body itself, and not as a problem.
         if int(self.request.headers.get("Content-Length") or 0) > self._limit + DISCARD_LIMIT:
             self._conclude(self._too_large())
 
@@ -128,7 +146,6 @@ class Endpoint(RequestHandler):
 
     def _unexpected(self, error: BaseException) -> InternalError:
         """A defect: its class and place go to the log, its text may quote a request and goes nowhere."""
-        import traceback; traceback.print_exception(error)  # DEBUG
         log.error("%s: %s", self.request_id, site(error))
         return InternalError()
 
@@ -156,7 +173,11 @@ class Endpoint(RequestHandler):
         if self._headers_written:
             self.write(frame(body))  # the dialects' error event: an object with the member `error`
             return
-        allowed = {name: value for name, value in self._headers.get_all() if name.startswith(("Access-Control", "Vary", "Allow"))}
+        allowed = {
+            name: value
+            for name, value in self._headers.get_all()
+            if name.startswith(("Access-Control", "Vary", "Allow"))
+        }
         self.clear()
         for name, value in {**allowed, **problem.headers(error)}.items():
             self.set_header(name, value)
@@ -173,7 +194,11 @@ class Endpoint(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """What Tornado refuses by itself, before a verb of ours runs."""
-        error = MethodNotAllowed(f"{self.route} does not know this method.") if status_code == 405 else InternalError()
+        error = (
+            MethodNotAllowed(f"{self.route} does not know this method.")
+            if status_code == 405
+            else InternalError()
+        )
         if hasattr(self, "house"):
             self._conclude(error)
         else:
@@ -214,7 +239,9 @@ class Endpoint(RequestHandler):
     def _check_host(self) -> None:
         host = urlsplit(f"//{self.request.host}").hostname or ""
         if not any(fnmatchcase(host, pattern) for pattern in self.house.settings.allowed_hosts):
-            raise HostRefused("This server does not answer to that host name; the setting allowed_hosts lists those it does.")
+            raise HostRefused(
+                "This server does not answer to that host name; the setting allowed_hosts lists those it does."
+            )
 
     def _check_origin(self) -> None:
         """Let the pages of known origins call the API, and no others: a browser is a way in from any web site."""
@@ -222,8 +249,13 @@ class Endpoint(RequestHandler):
         if origin is None:
             return
         own = f"{self.request.protocol}://{self.request.host}"
-        if origin != own and not any(fnmatchcase(origin, pattern) or fnmatchcase(origin, pattern.removesuffix(":*")) for pattern in self.house.settings.cors_origins):
-            raise HostRefused("Pages of this origin may not call the API; the setting cors_origins lists those that may.")
+        if origin != own and not any(
+            fnmatchcase(origin, pattern) or fnmatchcase(origin, pattern.removesuffix(":*"))
+            for pattern in self.house.settings.cors_origins
+        ):
+            raise HostRefused(
+                "Pages of this origin may not call the API; the setting cors_origins lists those that may."
+            )
         self.set_header("Access-Control-Allow-Origin", origin)
         self.set_header("Access-Control-Expose-Headers", "X-Request-ID, X-Ignored-Fields, Retry-After")
         self.set_header("Vary", "Origin")
@@ -231,7 +263,10 @@ class Endpoint(RequestHandler):
     def _preflight(self) -> None:
         self.set_status(204)
         self.set_header("Access-Control-Allow-Methods", ", ".join((*self.verbs, "OPTIONS")))
-        self.set_header("Access-Control-Allow-Headers", self.request.headers.get("Access-Control-Request-Headers", "content-type, authorization"))
+        self.set_header(
+            "Access-Control-Allow-Headers",
+            self.request.headers.get("Access-Control-Request-Headers", "content-type, authorization"),
+        )
         self.set_header("Access-Control-Max-Age", "600")
 
     # --- for subclasses --------------------------------------------------------------------------------------
@@ -248,7 +283,9 @@ class Endpoint(RequestHandler):
     def open_stream(self) -> EventStream:
         """Answer with server-sent events from now on."""
         settings = self.house.settings
-        self.out = EventStream(self, write_timeout=settings.timeout_write_seconds, keep_alive=settings.sse_keepalive_seconds)
+        self.out = EventStream(
+            self, write_timeout=settings.timeout_write_seconds, keep_alive=settings.sse_keepalive_seconds
+        )
         return self.out
 
     def ignore(self, names: list[str]) -> None:

@@ -29,7 +29,9 @@ class Clocks:
     """
 
     def __init__(self, settings: Settings, limit: str, arrived: float):
-        self._limits = {name: getattr(settings, f"timeout_{name}_seconds") for name in ("queue", "first_token", "stall")}
+        self._limits = {
+            name: getattr(settings, f"timeout_{name}_seconds") for name in ("queue", "first_token", "stall")
+        }
         self._limits["total"] = getattr(settings, limit)
         self._ends: dict[str, float] = {}
         self._start("total", arrived)

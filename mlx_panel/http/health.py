@@ -12,8 +12,23 @@ class Health(Endpoint):
     async def answer(self, *path: str) -> None:
         house = self.house
         missing = house.pool.missing()
-        status = "draining" if house.draining else "ok" if not missing else "loading" if "failed" not in missing.values() else "failed"
-        body = {"status": status, "live": True, "ready": status == "ok", "version": __version__, "requests": len(house.meter), "waiting_for": missing}
+        status = (
+            "draining"
+            if house.draining
+            else "ok"
+            if not missing
+            else "loading"
+            if "failed" not in missing.values()
+            else "failed"
+        )
+        body = {
+            "status": status,
+            "live": True,
+            "ready": status == "ok",
+            "version": __version__,
+            "requests": len(house.meter),
+            "waiting_for": missing,
+        }
         if status != "ok":
             self.set_header("Retry-After", "1")
         self.set_header("Cache-Control", "no-store")

@@ -50,7 +50,9 @@ class Ledger:
             self._started(event, now)
         elif isinstance(event, Text):
             self._first = self._first or now
-            self.usage = msgspec.structs.replace(self.usage, completion_tokens=self.usage.completion_tokens + event.tokens)
+            self.usage = msgspec.structs.replace(
+                self.usage, completion_tokens=self.usage.completion_tokens + event.tokens
+            )
         elif isinstance(event, Done):
             self._first = self._first or now
             self.usage, self.finish_reason = event.usage, event.finish_reason
@@ -65,7 +67,11 @@ class Ledger:
 
     def record(self, error: MlxPanelError | None, http_status: int) -> AuditRecord:
         """The audit row, with what is known now."""
-        waiting = None if self._submitted is None else (self._prefill or self._first or time.monotonic()) - self._submitted
+        waiting = (
+            None
+            if self._submitted is None
+            else (self._prefill or self._first or time.monotonic()) - self._submitted
+        )
         return AuditRecord(
             request_id=self.request_id, timestamp=self.timestamp, endpoint=self.endpoint, dialect=self.dialect,
             status=_status(error), http_status=http_status, model_requested=self.model_requested, model_used=self.model_used,

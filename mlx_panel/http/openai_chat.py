@@ -48,8 +48,13 @@ class ChatBody(Common, frozen=True, kw_only=True):
 
     def limit(self) -> int | None:
         """`max_completion_tokens` is the newer name of `max_tokens`; two different numbers are a mistake."""
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise InvalidParameter("'max_tokens' and 'max_completion_tokens' differ; send one.", field="max_completion_tokens")
+        if (
+            None not in (self.max_tokens, self.max_completion_tokens)
+            and self.max_tokens != self.max_completion_tokens
+        ):
+            raise InvalidParameter(
+                "'max_tokens' and 'max_completion_tokens' differ; send one.", field="max_completion_tokens"
+            )
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -66,7 +71,9 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         max_tokens=chat.limit(),
         stop=chat.stops(),
     )
-    return Call(request, stream=bool(chat.stream), usage=chat.wants_usage(), ignored=ignored + bodies.printable(inner))
+    return Call(
+        request, stream=bool(chat.stream), usage=chat.wants_usage(), ignored=ignored + bodies.printable(inner)
+    )
 
 
 class ChatReply:
@@ -86,7 +93,9 @@ class ChatReply:
     def closing(self, done: Done) -> bytes:
         data = self._chunk({}, done.finish_reason)
         if self.usage:
-            data += frame(msgspec.json.encode(self._object("chat.completion.chunk", [], {"usage": usage(done)})))
+            data += frame(
+                msgspec.json.encode(self._object("chat.completion.chunk", [], {"usage": usage(done)}))
+            )
         return data + DONE
 
     def whole(self, text: str, done: Done) -> bytes:
@@ -96,10 +105,21 @@ class ChatReply:
 
     def _chunk(self, delta: dict[str, str | None], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return frame(msgspec.json.encode(self._object("chat.completion.chunk", [choice], {"usage": None} if self.usage else {})))
+        return frame(
+            msgspec.json.encode(
+                self._object("chat.completion.chunk", [choice], {"usage": None} if self.usage else {})
+            )
+        )
 
     def _object(self, kind: str, choices: list[dict], more: dict) -> dict:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
 
 
 class ChatCompletions(Generation):
@@ -110,7 +130,9 @@ class ChatCompletions(Generation):
         return decode(body, id=id, refuse_unknown=refuse_unknown)
 
     def speak(self, call: Call) -> ChatReply:
-        return ChatReply(call.request.model, id=f"chatcmpl-{call.request.id}", created=int(time.time()), usage=call.usage)
+        return ChatReply(
+            call.request.model, id=f"chatcmpl-{call.request.id}", created=int(time.time()), usage=call.usage
+        )
 
 
 routes = [(ChatCompletions.route, ChatCompletions)]

@@ -43,12 +43,17 @@ class CompletionBody(Common, frozen=True, kw_only=True):
             return self.prompt[0]
         if not self.prompt:
             raise InvalidParameter("'prompt' is an empty list.", field="prompt")
-        raise UnsupportedParameter("'prompt' takes one string here; several prompts and token lists are not supported.", field="prompt")
+        raise UnsupportedParameter(
+            "'prompt' takes one string here; several prompts and token lists are not supported.",
+            field="prompt",
+        )
 
 
 def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
     """A completion request. Raises BadRequest's children."""
-    completion, ignored = bodies.take(bodies.load(body), CompletionBody, VOCABULARY, refuse_unknown=refuse_unknown)
+    completion, ignored = bodies.take(
+        bodies.load(body), CompletionBody, VOCABULARY, refuse_unknown=refuse_unknown
+    )
     request = GenerateRequest(
         id=id,
         model=completion.model,
@@ -80,7 +85,9 @@ class CompletionReply:
         return data + DONE
 
     def whole(self, text: str, done: Done) -> bytes:
-        return msgspec.json.encode(self._object([self._choice(text, done.finish_reason)], {"usage": usage(done)}))
+        return msgspec.json.encode(
+            self._object([self._choice(text, done.finish_reason)], {"usage": usage(done)})
+        )
 
     def _chunk(self, text: str, finish_reason: str | None = None) -> bytes:
         more = {"usage": None} if self.usage else {}
@@ -90,7 +97,14 @@ class CompletionReply:
         return {"text": text, "index": 0, "logprobs": None, "finish_reason": finish_reason}
 
     def _object(self, choices: list[dict], more: dict) -> dict:
-        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model, "choices": choices, **more}
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
 
 
 class Completions(Generation):
@@ -101,7 +115,9 @@ class Completions(Generation):
         return decode(body, id=id, refuse_unknown=refuse_unknown)
 
     def speak(self, call: Call) -> CompletionReply:
-        return CompletionReply(call.request.model, id=f"cmpl-{call.request.id}", created=int(time.time()), usage=call.usage)
+        return CompletionReply(
+            call.request.model, id=f"cmpl-{call.request.id}", created=int(time.time()), usage=call.usage
+        )
 
 
 routes = [(Completions.route, Completions)]

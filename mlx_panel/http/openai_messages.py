@@ -18,7 +18,17 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal"}
 MESSAGE_UNSUPPORTED = {"function_call", "audio"}
 OTHER_PARTS = {"image_url", "input_audio", "file", "image", "video_url"}
-NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity"})
+NO_EFFECT = frozenset(
+    {
+        "user",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "service_tier",
+        "verbosity",
+    }
+)
 
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -58,12 +68,16 @@ class Common(msgspec.Struct, frozen=True):
     def stops(self) -> tuple[str, ...]:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stops) > MAX_STOPS or not all(stops):
-            raise InvalidParameter(f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", field="stop")
+            raise InvalidParameter(
+                f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", field="stop"
+            )
         return stops
 
     def wants_usage(self) -> bool:
         if self.stream_options is not None and not self.stream:
-            raise InvalidParameter("'stream_options' is only allowed when 'stream' is true.", field="stream_options")
+            raise InvalidParameter(
+                "'stream_options' is only allowed when 'stream' is true.", field="stream_options"
+            )
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
@@ -105,11 +119,16 @@ def _message(turn: Turn, field: str) -> Message:
     if turn.role not in ROLES:
         raise InvalidParameter(f"'{field}.role' must be one of {', '.join(ROLES)}.", field=f"{field}.role")
     content = _text(turn.content, f"{field}.content")
-    calls = tuple(PastToolCall(call.id, Function(call.function.name, call.function.arguments)) for call in turn.tool_calls or ())
+    calls = tuple(
+        PastToolCall(call.id, Function(call.function.name, call.function.arguments))
+        for call in turn.tool_calls or ()
+    )
     if content is None and not (turn.role == "assistant" and (calls or turn.refusal)):
         raise InvalidParameter(f"'{field}.content' is required.", field=f"{field}.content")
     if turn.role == "tool" and not turn.tool_call_id:
-        raise InvalidParameter(f"'{field}.tool_call_id' is required for a tool message.", field=f"{field}.tool_call_id")
+        raise InvalidParameter(
+            f"'{field}.tool_call_id' is required for a tool message.", field=f"{field}.tool_call_id"
+        )
     return Message(
         role=ROLES[turn.role],  # type: ignore[arg-type]
         content=content if content is not None else turn.refusal,
@@ -130,7 +149,9 @@ def _text(content: str | list[Part] | None, field: str) -> str | None:
 
 def _part(part: Part, field: str) -> str:
     if part.type in OTHER_PARTS:
-        raise UnsupportedParameter(f"'{field}': this model reads text only, not '{part.type}'.", field=f"{field}.type")
+        raise UnsupportedParameter(
+            f"'{field}': this model reads text only, not '{part.type}'.", field=f"{field}.type"
+        )
     text = part.text if part.type == "text" else part.refusal if part.type == "refusal" else None
     if text is None:
         raise InvalidParameter(f"'{field}' must be a text part: {{type: text, text: ...}}.", field=field)
@@ -142,11 +163,17 @@ def turn_fields(raw: Any, refuse: bool) -> list[str]:
     turns = raw.get("messages") if isinstance(raw, dict) else None
     found: set[str] = set()
     for place, turn in enumerate(turns if isinstance(turns, list) else ()):
-        extra = [name for name, value in turn.items() if name not in MESSAGE_FIELDS and value is not None] if isinstance(turn, dict) else []
+        extra = (
+            [name for name, value in turn.items() if name not in MESSAGE_FIELDS and value is not None]
+            if isinstance(turn, dict)
+            else []
+        )
         for name in extra:
             if name in MESSAGE_UNSUPPORTED or refuse:
                 shown = name if name in MESSAGE_UNSUPPORTED else "an unknown field"
-                raise UnsupportedParameter(f"'messages[{place}]' has {shown!r}, which is not supported.", field=f"messages[{place}]")
+                raise UnsupportedParameter(
+                    f"'messages[{place}]' has {shown!r}, which is not supported.", field=f"messages[{place}]"
+                )
             found.add(f"messages.{name}")
     return sorted(found)
 

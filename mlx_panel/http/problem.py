@@ -13,7 +13,12 @@ CONTENT_TYPE = "application/problem+json"
 
 def problem(error: MlxPanelError, *, request_id: str, instance: str | None = None) -> dict[str, Any]:
     """The problem document of an error (RFC 9457), with `error` as OpenAI's API documents it."""
-    body: dict[str, Any] = {"type": f"urn:mlx-panel:problem:{error.code}", "title": error.title, "status": status_of(error), "detail": str(error)}
+    body: dict[str, Any] = {
+        "type": f"urn:mlx-panel:problem:{error.code}",
+        "title": error.title,
+        "status": status_of(error),
+        "detail": str(error),
+    }
     if instance is not None:
         body["instance"] = instance
     body["request_id"] = request_id
@@ -40,4 +45,10 @@ def headers(error: MlxPanelError) -> dict[str, str]:
 def _kind(error: MlxPanelError) -> str:
     if isinstance(error, Timeout):
         return "timeout_error"
-    return "server_error" if status_of(error) >= 500 else "invalid_request_error" if isinstance(error, BadRequest) else f"{error.code}_error"
+    return (
+        "server_error"
+        if status_of(error) >= 500
+        else "invalid_request_error"
+        if isinstance(error, BadRequest)
+        else f"{error.code}_error"
+    )

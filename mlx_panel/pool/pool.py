@@ -57,9 +57,15 @@ class Slot:
 class ModelPool(param.Parameterized):
     """Slots by model id. Everything here runs on the server's loop."""
 
-    needed = param.List([], item_type=str, doc="Models that belong in memory; the server is not ready without them.")
-    max_failures = param.Integer(3, bounds=(1, 100), doc="Failures in a row after which a model is no longer restarted.")
-    backoff_seconds = param.Number(0.5, bounds=(0, 60), doc="Wait before the second restart in a row; doubles each time.")
+    needed = param.List(
+        [], item_type=str, doc="Models that belong in memory; the server is not ready without them."
+    )
+    max_failures = param.Integer(
+        3, bounds=(1, 100), doc="Failures in a row after which a model is no longer restarted."
+    )
+    backoff_seconds = param.Number(
+        0.5, bounds=(0, 60), doc="Wait before the second restart in a row; doubles each time."
+    )
 
     def __init__(self, shelf: Shelf, spawn: Spawn, **values: object):
         super().__init__(**values)
@@ -148,7 +154,13 @@ class ModelPool(param.Parameterized):
         finally:
             slot.loading = None
         slot.reason = ""
-        log.info("%s is ready: pid %d, %.1f s, %s", slot.model.id, ready.pid, ready.load_seconds, ready.blas.name or ready.device)
+        log.info(
+            "%s is ready: pid %d, %.1f s, %s",
+            slot.model.id,
+            ready.pid,
+            ready.load_seconds,
+            ready.blas.name or ready.device,
+        )
         return slot.worker
 
     async def _stop(self, slot: Slot) -> None:
@@ -172,7 +184,9 @@ class ModelPool(param.Parameterized):
         log.error("%s", slot.reason)
         if slot.failures <= self.max_failures and slot.loading is None and slot.unloading is None:
             slot.restarts += 1
-            self._begin(slot, wait=self.backoff_seconds * (2 ** (slot.failures - 2)) if slot.failures > 1 else 0)
+            self._begin(
+                slot, wait=self.backoff_seconds * (2 ** (slot.failures - 2)) if slot.failures > 1 else 0
+            )
 
     async def start(self) -> None:
         """Load the needed models, all at once; failures are kept as the slots' reasons."""

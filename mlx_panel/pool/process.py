@@ -20,7 +20,21 @@ import zmq
 import zmq.asyncio
 
 from ..errors import ModelLoadFailed, WorkerDied
-from ..messages import Add, Beat, Cancel, Command, Frame, GenerateRequest, LoadFailed, LocalModel, Ready, Report, Stop, decode_report, encode
+from ..messages import (
+    Add,
+    Beat,
+    Cancel,
+    Command,
+    Frame,
+    GenerateRequest,
+    LoadFailed,
+    LocalModel,
+    Ready,
+    Report,
+    Stop,
+    decode_report,
+    encode,
+)
 from .stream import Stream, Streams
 
 log = logging.getLogger(__name__)
@@ -57,7 +71,15 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
-        state = "exited" if self.exited.is_set() else "stopping" if self.stopping else "ready" if self.ready else "loading"
+        state = (
+            "exited"
+            if self.exited.is_set()
+            else "stopping"
+            if self.stopping
+            else "ready"
+            if self.ready
+            else "loading"
+        )
         return f"<Worker {self.model.id} pid {self.pid} {state}, {len(self._streams)} streams>"
 
     @property
@@ -79,7 +101,11 @@ class Worker:
         address = f"ipc://{self._folder}/worker"
         self._socket = _bind(address)
         self._process = await asyncio.to_thread(self._spawn, address)
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch()), asyncio.create_task(self._reap())]
+        self._tasks = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._reap()),
+        ]
         try:
             async with asyncio.timeout(self.options.load_timeout):
                 self.ready = await self._first
@@ -91,12 +117,29 @@ class Worker:
         return self.ready
 
     def _spawn(self, address: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "mlx_panel.worker", "--socket", address, "--model", self.model.path, "--name", self.model.id]
-        command += ["--max-batch", str(self.options.max_batch), "--prefill-step", str(self.options.prefill_step)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlx_panel.worker",
+            "--socket",
+            address,
+            "--model",
+            self.model.path,
+            "--name",
+            self.model.id,
+        ]
+        command += [
+            "--max-batch",
+            str(self.options.max_batch),
+            "--prefill-step",
+            str(self.options.prefill_step),
+        ]
         output = os.open(self.options.logs / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # A session of its own: Ctrl-C and a closing terminal reach the server alone, which then stops its workers.
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
         finally:
             os.close(output)
 
