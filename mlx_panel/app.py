@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 import psutil
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError
 
 from . import __version__
 from .audit.reader import AuditReader
@@ -27,6 +29,7 @@ from .pool.pool import ModelPool
 from .pool.process import Worker, WorkerOptions
 from .sampler import Sampler
 from .settings import Settings
+from .site import site
 
 log = logging.getLogger(__name__)
 PACKAGES = ("mlx", "mlx-lm", "panel", "bokeh", "tornado", "duckdb", "msgspec", "pyzmq")
@@ -88,6 +91,7 @@ class Runtime:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(_unhandled)
         if not self._opened:
             await asyncio.to_thread(self.open)
         await self.sampler.look()
@@ -174,6 +178,13 @@ class Runtime:
             load_timeout=settings.load_timeout_seconds, silence=settings.silence_seconds,
         )  # fmt: skip
         return Worker(model, options, on_exit)
+
+
+def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody caught on the loop: class and place. A page that is closed while it is written to is no news."""
+    error = context.get("exception")
+    if not isinstance(error, WebSocketClosedError | StreamClosedError):
+        log.error("on the loop: %s", site(error) if error else context.get("message"))
 
 
 def _versions() -> dict[str, str]:

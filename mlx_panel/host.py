@@ -101,6 +101,12 @@ class Host:
             self._settled.set()
 
     def _close(self) -> None:
+        """Close the loop as `asyncio.run` does, but for its executor: that would wait in a thread none may start at the end."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import ipaddress
 import logging
 import sys
@@ -14,6 +16,7 @@ from bokeh.command.subcommand import Argument
 from bokeh.server.server import Server
 from panel.command.serve import Serve
 from panel.io.application import Application
+from tornado.httpclient import AsyncHTTPClient, HTTPError
 
 from .app import Runtime
 from .dashboard import pages
@@ -155,9 +158,10 @@ def _complete(args: argparse.Namespace, settings: Settings) -> None:
     args.port, args.address = settings.port, settings.host
     if args.allow_websocket_origin is None and settings.port:
         args.allow_websocket_origin = [f"{host}:{settings.port}" for host in ("localhost", "127.0.0.1")]
-    if args.log_level is None and settings.log_level != "debug":
-        logging.getLogger("bokeh").setLevel(logging.WARNING)
-        logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    logging.getLogger("mlx_panel").setLevel(settings.log_level.upper())
+    # Bokeh tells of every page and socket it opens; a path in Tornado's access log may hold anything.
+    args.log_level = args.log_level or ("debug" if settings.log_level == "debug" else "warning")
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
 
 def welcome(url: str, runtime: Runtime) -> str:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "mlx_panel"
 # Each part with its height; a module may import parts that are lower, and its own.
 HEIGHT = {
     "errors": 0, "messages": 0, "site": 0, "meter": 1, "settings": 1, "parse": 1, "engine": 2, "worker": 3,
-    "pool": 3, "hub": 3, "audit": 3, "sampler": 4, "http": 5, "dashboard": 5, "app": 6, "plugin": 7, "serve": 8, "host": 9, "notebook": 10,
-    "chat": 2, "cli": 11, "__init__": 11, "__main__": 12,
+    "pool": 3, "hub": 3, "audit": 3, "sampler": 4, "http": 5, "dashboard": 5, "app": 6, "ending": 7, "plugin": 8, "serve": 9, "host": 10, "notebook": 11,
+    "chat": 2, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 # The file `panel serve` runs builds the page from the running server: it is an entry point that lies in dashboard/.
 ENTRY_POINTS = {"dashboard/main.py"}

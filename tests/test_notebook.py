@@ -166,6 +166,18 @@ def test_what_cannot_start_says_why(folder: Path) -> None:
         pass
 
 
+def test_an_impatient_interrupt_ends_a_start(folder: Path) -> None:
+    scripted(folder, "endless", load_seconds=60)
+    server = Server("endless", data_dir=folder)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert not server.running
+    assert not workers(folder)
+    with Server(data_dir=folder) as other:
+        assert ask(other).status_code == 200
+
+
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match="data folder"):

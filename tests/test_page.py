@@ -1,0 +1,95 @@
+"""A request is sent and seen on the page: server, model, browser, all of them real."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from playwright.sync_api import Browser, expect
+
+from .browser import Visit, browser
+from .models import tiny_model
+from .server import Running, running
+from .test_doors import wait_for
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("page")
+    tiny_model(folder / "models" / "tiny")
+    with running(folder) as one:
+        yield one
+
+
+@pytest.fixture
+def visit(server: Running, chromium: Browser) -> Iterator[Visit]:
+    one = Visit(chromium, f"{server.url}/", viewport={"width": 1440, "height": 1200})
+    yield one
+    one.close()
+    assert one.errors == []
+    assert one.foreign == []
+
+
+def test_a_request_appears_on_the_page(server: Running, visit: Visit) -> None:
+    page = visit.page
+    row = page.locator("tr", has_text="tiny").filter(has=page.locator("button"))
+    expect(row.first).to_contain_text("Load", timeout=15_000)
+    row.first.get_by_role("button", name=re.compile("Load")).click()
+    expect(row.first).to_contain_text("Ready", timeout=30_000)
+    assert len(server.workers()) == 1
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        reply: Any = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=5)
+    request_id = reply._request_id
+    audit = page.locator("tr", has_text=request_id[:8])
+    expect(audit.first).to_contain_text("success", timeout=5_000)
+    expect(audit.first).to_contain_text("/v1/chat/completions")
+    row.first.get_by_role("button", name=re.compile("Unload")).click()
+    expect(row.first).to_contain_text("Available", timeout=15_000, ignore_case=True)
+    wait_for(lambda: server.workers() == [])
+
+
+def test_a_timeout_set_on_the_page_holds_for_the_next_request(server: Running, visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Timeouts").click()
+    field = page.get_by_label(re.compile("Chat completions")).first
+    field.fill("1", timeout=15_000)
+    page.get_by_role("button", name=re.compile("Save")).click()
+    live = server.folder / "settings.live.json"
+    wait_for(lambda: live.exists() and json.loads(live.read_text())["timeout_chat_seconds"] == 1)
+    assert server.chat("slow").status_code == 408
+    page.get_by_role("button", name=re.compile("Reset")).click()
+    wait_for(lambda: json.loads(live.read_text()) == {})
+    assert server.chat("slow", max_tokens=60).status_code == 200
+
+
+def test_nothing_is_sent_to_a_hidden_page(server: Running, visit: Visit) -> None:
+    page = visit.page
+    expect(page.get_by_text("Serving").first).to_be_visible(timeout=15_000)
+    frames: list[int] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda _: frames.append(1)))
+    page.reload()
+    expect(page.get_by_text("Serving").first).to_be_visible(timeout=15_000)
+    page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true}); Object.defineProperty(document, 'hidden', {value: true, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(1000)
+    before = len(frames)
+    page.wait_for_timeout(3000)
+    assert len(frames) - before <= 1
+
+
+def test_a_page_whose_server_is_gone_does_not_break_the_next(server: Running, chromium: Browser) -> None:
+    """Pages that are closed while numbers flow leave no trace in the server's log."""
+    for _ in range(3):
+        one = Visit(chromium, f"{server.url}/")
+        expect(one.page.get_by_text("Serving").first).to_be_visible(timeout=15_000)
+        one.close()
+    assert "Traceback" not in server.output()
