@@ -170,6 +170,8 @@ class Settings(param.Parameterized):
 
     def _set(self, source: SourceName, name: str, value: Any) -> None:
         try:
+            if isinstance(value, bool):
+                raise TypeError
             setattr(self, name, value)
         except (ValueError, TypeError) as error:
             raise SettingsError(

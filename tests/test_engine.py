@@ -296,7 +296,7 @@ def test_one_bad_row_ends_alone(engine: Engine, caplog: pytest.LogCaptureFixture
     events = drain(engine)
     assert [type(event) for event in events["bad"]] == [Stage, Stage, Failed]
     assert text(events["good"]) == expected(engine, "Once upon a time", 24)
-    assert "ValueError at test_engine.py" in caplog.text
+    assert "ValueError at row.py" in caplog.text
     assert "canary" not in caplog.text
 
 
