@@ -124,9 +124,17 @@ def settle(server: Server, find: FindHouse) -> None:
 
 async def _begin(server: Server, runtime: Runtime) -> None:
     await started()
-    print(
-        welcome(f"http://{server.address or 'localhost'}:{server.port}{server.prefix}", runtime), flush=True
-    )
+    url = f"http://{server.address or 'localhost'}:{server.port}{server.prefix}"
+    await _warm(url)
+    gc.collect()
+    gc.freeze()  # what start-up made stays; looking through it again and again would stall the loop
+    print(welcome(url, runtime), flush=True)
+
+
+async def _warm(url: str) -> None:
+    """Ask for the page once: the first one reads scripts and styles, which no stream should have to wait for."""
+    with contextlib.suppress(OSError, HTTPError):
+        await AsyncHTTPClient().fetch(f"{url}/", raise_error=False)
 
 
 def applications(runtime: Runtime) -> dict[str, Any]:
@@ -176,7 +184,7 @@ mlx-panel is running.   Dashboard   {url}
                         BLAS        {runtime.blas.name}{"" if runtime.blas.fast else "   (slow: " + runtime.blas.fix + ")"}
 Try it:
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
-  python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
+  pip install openai; python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
   in a notebook:  import mlx_panel; panel = mlx_panel.connect('{url}'); panel.overview
 Ctrl-C stops it."""
 
