@@ -6,7 +6,7 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from typing import Any
 
@@ -20,10 +20,10 @@ from .audit.reader import AuditReader
 from .audit.store import AuditStore
 from .dashboard import resources
 from .engine import blas
-from .errors import Draining
+from .errors import Draining, Unavailable
 from .http.house import Visitor
 from .hub.disk import Shelf, hub_cache
-from .messages import Limit, LocalModel, Sample, Snapshot
+from .messages import Limit, LocalModel, ModelState, Sample, Snapshot
 from .meter import Meter
 from .pool.pool import ModelPool
 from .pool.process import Worker, WorkerOptions
@@ -147,15 +147,26 @@ class Runtime:
     def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]:
         return self.sampler.watch()
 
+    async def models(self) -> list[ModelState]:
+        return await self.sampler.states()
+
     async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]:
-        """Change limits live and keep them. Raises InvalidParameter."""
-        self.settings.change(values)
-        await asyncio.to_thread(self.settings.save)
-        return self.settings.timeouts()
+        """Change limits live and keep them, or change nothing. Raises InvalidParameter, and Unavailable for the disk."""
+        return await self._change(lambda: self.settings.change(values))
 
     async def reset_timeouts(self) -> list[Limit]:
-        self.settings.reset()
-        await asyncio.to_thread(self.settings.save)
+        return await self._change(self.settings.reset)
+
+    async def _change(self, change: Callable[[], None]) -> list[Limit]:
+        before = self.settings.live
+        change()
+        try:
+            await asyncio.to_thread(self.settings.save)
+        except OSError as error:
+            self.settings.restore(before)
+            raise Unavailable(
+                f"The change could not be written to the data folder ({error.strerror}); nothing was changed."
+            ) from error
         return self.settings.timeouts()
 
     async def system(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 
@@ -28,16 +29,17 @@ class Ending:
 
     def asked(self) -> None:
         if self._draining is None:
-            working = self._runtime.working
-            print(
-                f"\nStopping: {f'{working} request(s) may finish; once more to stop now' if working else 'nothing is running'}.",
-                file=sys.stderr,
-                flush=True,
-            )
             self._draining = asyncio.create_task(self._runtime.drain())
             self._draining.add_done_callback(self._end)
+            self._tell(self._runtime.working)
         else:
             self._draining.cancel()
+
+    @staticmethod
+    def _tell(working: int) -> None:
+        what = f"{working} request(s) may finish; once more to stop now" if working else "nothing is running"
+        with contextlib.suppress(OSError):  # a terminal that was closed takes no words any more
+            print(f"\nStopping: {what}.", file=sys.stderr, flush=True)
 
     def _end(self, _: asyncio.Task[None]) -> None:
         self._ended = asyncio.create_task(self._stop())

@@ -304,7 +304,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The server at one moment. `time` is Unix seconds; rates are per second over the last second.
 
     `ttft_ms` is the median time to first token of the last minute, None without one. `memory_used` is the sum over
-    workers, `memory_limit` what this machine lets models use; both bytes. `audit_rows` counts rows about model
+    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model
     requests only, so a page that shows them knows when to look again.
     """
 

@@ -99,6 +99,12 @@ class Sampler:
         if watcher is not None:
             watcher(self.now, self._history.samples())
 
+    async def states(self) -> list[ModelState]:
+        """Every model as it is now, with the rate of the last second."""
+        await self.look()
+        rates = {model.id: model.tokens_per_second for model in self.now.models}
+        return [_with_rate(state, rates) for state in self._pool.states(self._models)]
+
     async def look(self) -> None:
         """See which models the disk has."""
         self._models = await self._pool.catalog()

@@ -92,6 +92,7 @@ class MlxServe(Serve):
         try:
             super().invoke(args)
         finally:
+            gc.unfreeze()
             pn.state.cache.pop(KEY, None)
             self.runtime.close()
 
@@ -168,7 +169,7 @@ def _complete(args: argparse.Namespace, settings: Settings) -> None:
         args.allow_websocket_origin = [f"{host}:{settings.port}" for host in ("localhost", "127.0.0.1")]
     logging.getLogger("mlx_panel").setLevel(settings.log_level.upper())
     # Bokeh tells of every page and socket it opens; a path in Tornado's access log may hold anything.
-    args.log_level = args.log_level or ("debug" if settings.log_level == "debug" else "warning")
+    args.log_level = args.log_level or {"info": "warning"}.get(settings.log_level, settings.log_level)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
 
@@ -177,14 +178,14 @@ def welcome(url: str, runtime: Runtime) -> str:
     model = next(iter(runtime.settings.models), None) or next(
         (state.id for state in runtime.sampler.now.models), "MODEL"
     )
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    body = f'{{"model": "{model}", "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     return f"""
 mlx-panel is running.   Dashboard   {url}
                         API         {url}/v1
                         BLAS        {runtime.blas.name}{"" if runtime.blas.fast else "   (slow: " + runtime.blas.fix + ")"}
 Try it:
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
-  pip install openai; python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
+  pip install openai; python -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print(c.chat.completions.create(model='{model}', temperature=0, messages=[dict(role='user', content='Hello!')]).choices[0].message.content)"
   in a notebook:  import mlx_panel; panel = mlx_panel.connect('{url}'); panel.overview
 Ctrl-C stops it."""
 

@@ -52,7 +52,10 @@ class Settings(param.Parameterized):
         doc="Total time of a text completion: queue, load and streaming included.",
     )
     timeout_embeddings_seconds = param.Number(
-        120, bounds=(1, 86400), label="Embeddings", doc="Total time of an embeddings request."
+        120,
+        bounds=(1, 86400),
+        label="Embeddings",
+        doc="Total time of an embeddings request; holds once that endpoint is there.",
     )
     timeout_queue_seconds = param.Number(
         0, bounds=(0, 86400), doc="Longest wait in the queue before prefill starts."
@@ -229,9 +232,20 @@ class Settings(param.Parameterized):
             setattr(self, name, value)
             self._source[name] = cast(SourceName, source)
 
+    @property
+    def live(self) -> dict[str, Any]:
+        """The live changes."""
+        return {name: getattr(self, name) for name, source in self._source.items() if source == "live"}
+
+    def restore(self, live: Mapping[str, Any]) -> None:
+        """Make these the live changes."""
+        self.reset()
+        for name, value in live.items():
+            self._set("live", name, value)
+
     def save(self) -> None:
-        """Write the live changes, atomically. Blocks on the disk: call it off the loop."""
-        live = {name: getattr(self, name) for name, source in self._source.items() if source == "live"}
+        """Write the live changes, atomically. Blocks on the disk: call it off the loop. Raises OSError."""
+        live = self.live
         partial = self.live_file.with_suffix(".partial")
         partial.write_text(json.dumps(live, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.live_file)
@@ -256,7 +270,7 @@ def _read(path: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         return {}
     try:
         values = parse(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} does not hold settings.")

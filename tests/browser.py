@@ -72,8 +72,16 @@ def install() -> str:
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         return f"browser tests will be skipped: {HOW}"
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
-        subprocess.run([apt, *command], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    for command in (
+        ["update", "-qq"],
+        ["install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
+    ):
+        subprocess.run(
+            [apt, *command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
     return f"installed {chromium(own)} for the browser tests"
 
 

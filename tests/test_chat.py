@@ -45,7 +45,9 @@ class Terminal:
     def _read(self, seconds: float) -> None:
         if select.select([self._master], [], [], seconds)[0]:
             try:
-                self.seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._master, 65536).decode(errors="replace"))
+                self.seen += re.sub(
+                    r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._master, 65536).decode(errors="replace")
+                )
             except OSError:  # the terminal's other end is closed
                 time.sleep(seconds)
 
@@ -86,9 +88,21 @@ def test_control_c_ends_the_answer_not_the_chat(serving: Running) -> None:
     terminal.close()
 
 
-@pytest.mark.parametrize(("model", "url", "words"), [("nothing", None, "no model of this name"), ("plain", "http://127.0.0.1:9", "mlx-panel serve")])
-def test_what_cannot_be_is_told_before_the_first_question(serving: Running, model: str, url: str | None, words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "mlx_panel", "chat", model, "--url", url or serving.url], capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
+@pytest.mark.parametrize(
+    ("model", "url", "words"),
+    [("nothing", None, "no model of this name"), ("plain", "http://127.0.0.1:9", "mlx-panel serve")],
+)
+def test_what_cannot_be_is_told_before_the_first_question(
+    serving: Running, model: str, url: str | None, words: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_panel", "chat", model, "--url", url or serving.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr

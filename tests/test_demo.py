@@ -19,7 +19,14 @@ QUESTION = "What is the capital of France?"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("demo")
-    fetched = subprocess.run([sys.executable, "-m", "mlx_panel", "models", "demo"], env=environment(folder), capture_output=True, text=True, timeout=240, check=False)
+    fetched = subprocess.run(
+        [sys.executable, "-m", "mlx_panel", "models", "demo"],
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert fetched.returncode == 0, fetched.stderr
     assert MODEL in fetched.stdout
     with running(folder, models=MODEL) as one:
@@ -28,7 +35,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def ask(server: Running, **more: Any) -> Any:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120) as client:
-        return client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=20, **more)
+        return client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            max_tokens=20,
+            **more,
+        )
 
 
 def test_the_capital_of_france(server: Running) -> None:
@@ -40,7 +53,13 @@ def test_the_capital_of_france(server: Running) -> None:
 
 def test_the_same_streamed(server: Running) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120) as client:
-        stream = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=20, stream=True)
+        stream = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            max_tokens=20,
+            stream=True,
+        )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == ask(server).choices[0].message.content
 
@@ -52,7 +71,9 @@ def test_a_stop_string_ends_the_answer(server: Running) -> None:
 
 
 def test_its_figures_are_shown(server: Running) -> None:
-    model = next(one for one in server.client.get("/v1/admin/models/status").json()["models"] if one["id"] == MODEL)
+    model = next(
+        one for one in server.client.get("/v1/admin/models/status").json()["models"] if one["id"] == MODEL
+    )
     assert model["context_length"] == 8192
     assert model["parameters"] == 134_515_008
     assert model["memory"] > 100_000_000

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from mlx_panel.errors import HostRefused
+from mlx_panel.http.admission import check_caller
 from mlx_panel.http.endpoint import Endpoint
 from mlx_panel.http.fallback import Fallback
 from mlx_panel.http.routes import MODULES
@@ -121,7 +123,21 @@ def test_an_id_that_is_not_one_is_replaced(serving: Running) -> None:
         assert reply.headers["x-request-id"].startswith("req_")
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "vscode-webview://abc"])
+@pytest.mark.parametrize("address", ["192.168.1.7", "10.0.0.1", "2001:db8::1", "fe80::1%eth0"])
+def test_other_machines_are_refused_while_there_are_no_keys(address: str) -> None:
+    with pytest.raises(HostRefused):
+        check_caller(address)
+    for own in ("127.0.0.1", "127.8.8.8", "::1", None, ""):
+        check_caller(own)
+
+
+def test_a_head_of_the_live_feed_ends(serving: Running) -> None:
+    assert serving.client.head("/api/live").headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:8888", "vscode-webview://abc"]
+)
 def test_cors(serving: Running, origin: str) -> None:
     asked = {
         "Origin": origin,
@@ -260,6 +276,21 @@ def test_fields_outside_the_vocabulary_are_named_or_refused(serving: Running, se
     assert problem["error"]["param"] == "frobnicate"
 
 
+def test_fields_inside_messages_are_named_or_refused(serving: Running, serve: Any) -> None:
+    part = {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
+    messages = [{"role": "user", "content": [part], "mood": "good"}]
+    reply = serving.client.post(GENERATE[0], json={"model": "plain", "messages": messages})
+    assert reply.headers["x-ignored-fields"] == "messages.content.cache_control, messages.mood"
+    strict = serve(unknown_fields="refuse")
+    problem = check_problem(
+        strict,
+        strict.client.post(GENERATE[0], json={"model": "plain", "messages": messages}),
+        400,
+        "unknown_field",
+    )
+    assert problem["error"]["param"] == "messages[0].mood"
+
+
 @pytest.mark.parametrize("route", GENERATE)
 def test_the_wrong_content_type(serving: Running, route: str) -> None:
     reply = serving.client.post(
@@ -306,6 +337,7 @@ def test_a_prompt_that_does_not_fit(serving: Running, route: str) -> None:
     reply = serving.client.post(route, json=body(route, "small") | {"max_tokens": 1000})
     problem = check_problem(serving, reply, 400, "context_length_exceeded")
     assert problem["context_length"] == 8
+    assert problem["error"]["param"] == ("messages" if "chat" in route else "prompt")
     assert "maximum context length is 8 tokens" in problem["detail"]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from .server import Running, environment, free_port, running, scripted
+from .server import Running, environment, free_port, running, scripted, wait_until_live
 from .test_doors import body, wait_for
 
 
@@ -154,6 +157,39 @@ def test_health_waits_for_the_needed_models(serve: Any) -> None:
     assert set(health.json()["waiting_for"]) == {"late", "broken"}
     wait_for(lambda: server.client.get("/health").json()["waiting_for"] == {"broken": "failed"}, 15)
     assert server.client.get("/health").json()["status"] == "failed"
+
+
+def test_a_needed_model_that_is_not_there(serve: Any) -> None:
+    server: Running = serve(models="nothing,plain")
+    wait_for(lambda: server.client.get("/health").json()["waiting_for"] == {"nothing": "failed"}, 15)
+    assert server.chat("plain").status_code == 200
+    assert server.chat("nothing").status_code == 404
+
+
+def test_closing_the_terminal_ends_the_server(tmp_path: Path) -> None:
+    """The terminal goes, and with it the place to print to; the server drains all the same and takes its workers along."""
+    scripted(tmp_path, "plain", text="Hello.")
+    port = free_port()
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlx_panel", "serve", "--port", str(port), "--model", "plain"],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment(tmp_path),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    server = Running(process, f"http://127.0.0.1:{port}", tmp_path, tmp_path / "none")
+    wait_until_live(server)
+    wait_for(lambda: server.client.get("/health").status_code == 200, 20)
+    workers = server.workers()
+    server.client.close()
+    os.close(master)
+    assert process.wait(15) == 0
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert len(workers) == 1
 
 
 def test_a_model_dropped_in_while_the_server_runs(serve: Any) -> None:

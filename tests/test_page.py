@@ -48,7 +48,9 @@ def test_a_request_appears_on_the_page(server: Running, visit: Visit) -> None:
     expect(row.first).to_contain_text("Ready", timeout=30_000)
     assert len(server.workers()) == 1
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        reply: Any = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=5)
+        reply: Any = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=5
+        )
     request_id = reply._request_id
     audit = page.locator("tr", has_text=request_id[:8])
     expect(audit.first).to_contain_text("success", timeout=5_000)
@@ -79,7 +81,9 @@ def test_nothing_is_sent_to_a_hidden_page(server: Running, visit: Visit) -> None
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: frames.append(1)))
     page.reload()
     expect(page.get_by_text("Serving").first).to_be_visible(timeout=15_000)
-    page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true}); Object.defineProperty(document, 'hidden', {value: true, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate(
+        "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true}); Object.defineProperty(document, 'hidden', {value: true, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
+    )
     page.wait_for_timeout(1000)
     before = len(frames)
     page.wait_for_timeout(3000)

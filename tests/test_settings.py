@@ -25,7 +25,10 @@ def test_each_layer_lies_over_the_one_before(tmp_path: Path) -> None:
     seen = [(getattr(load(tmp_path), name), load(tmp_path).source(name))]
     (tmp_path / "settings.toml").write_text(f"{name} = 1\n")
     seen.append((getattr(load(tmp_path), name), load(tmp_path).source(name)))
-    layers: list[tuple[dict[str, Any] | None, dict[str, str]]] = [(None, {"TIMEOUT_CHAT_SECONDS": "2"}), ({name: 3}, {"TIMEOUT_CHAT_SECONDS": "2"})]
+    layers: list[tuple[dict[str, Any] | None, dict[str, str]]] = [
+        (None, {"TIMEOUT_CHAT_SECONDS": "2"}),
+        ({name: 3}, {"TIMEOUT_CHAT_SECONDS": "2"}),
+    ]
     for arguments, environment in layers:
         settings = load(tmp_path, arguments, **environment)
         seen.append((getattr(settings, name), settings.source(name)))
@@ -42,9 +45,16 @@ def test_each_layer_lies_over_the_one_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "words"),
-    [({"PORT": "many"}, "environment: port"), ({"PORT": "70000"}, "environment: port"), ({"UNKNOWN_FIELDS": "shout"}, "unknown_fields"), ({"MAX_BATCH": "0"}, "max_batch")],
+    [
+        ({"PORT": "many"}, "environment: port"),
+        ({"PORT": "70000"}, "environment: port"),
+        ({"UNKNOWN_FIELDS": "shout"}, "unknown_fields"),
+        ({"MAX_BATCH": "0"}, "max_batch"),
+    ],
 )
-def test_a_value_that_cannot_be_names_its_place(tmp_path: Path, environment: dict[str, str], words: str) -> None:
+def test_a_value_that_cannot_be_names_its_place(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
     with pytest.raises(SettingsError, match=words):
         load(tmp_path, **environment)
 
@@ -60,7 +70,15 @@ def test_lists_in_the_environment(tmp_path: Path) -> None:
     assert load(tmp_path, MODELS="one, two,").models == ["one", "two"]
 
 
-@pytest.mark.parametrize("values", [{"port": 1}, {LIVE_TIMEOUTS[0]: 0}, {LIVE_TIMEOUTS[0]: "5"}, {LIVE_TIMEOUTS[0]: 5, LIVE_TIMEOUTS[1]: float("nan")}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"port": 1},
+        {LIVE_TIMEOUTS[0]: 0},
+        {LIVE_TIMEOUTS[0]: "5"},
+        {LIVE_TIMEOUTS[0]: 5, LIVE_TIMEOUTS[1]: float("nan")},
+    ],
+)
 def test_a_live_change_is_whole_or_not_at_all(tmp_path: Path, values: dict[str, Any]) -> None:
     settings = load(tmp_path)
     with pytest.raises(InvalidParameter):

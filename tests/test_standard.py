@@ -14,7 +14,9 @@ from .server import Running
 from .test_doors import GENERATE, body
 
 DATA = Path(os.environ.get("MLX_PANEL_TEST_DATA", "/nonexistent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="set MLX_PANEL_TEST_DATA to a folder with openai-openapi.json and JSONTestSuite")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="set MLX_PANEL_TEST_DATA to a folder with openai-openapi.json and JSONTestSuite"
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,9 @@ def test_chat_bodies(serving: Running, document: dict[str, Any]) -> None:
 
 @needs_data
 def test_completion_bodies(serving: Running, document: dict[str, Any]) -> None:
-    conforms(document, "CreateCompletionResponse", serving.client.post(GENERATE[1], json=body(GENERATE[1])).json())
+    conforms(
+        document, "CreateCompletionResponse", serving.client.post(GENERATE[1], json=body(GENERATE[1])).json()
+    )
 
 
 @needs_data
@@ -62,7 +66,9 @@ def test_model_bodies(serving: Running, document: dict[str, Any]) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("change", [{"model": "nothing"}, {"temperature": 9}, {"model": "broken"}, {"model": "failing"}])
+@pytest.mark.parametrize(
+    "change", [{"model": "nothing"}, {"temperature": 9}, {"model": "broken"}, {"model": "failing"}]
+)
 def test_error_bodies(serving: Running, document: dict[str, Any], change: dict[str, Any]) -> None:
     conforms(document, "ErrorResponse", serving.chat(**change).json())
 
@@ -72,9 +78,18 @@ def test_any_json_gets_a_clear_answer(serving: Running) -> None:
     """318 files that parsers stumble over: as a body, and as a value inside one."""
     for file in sorted((DATA / "JSONTestSuite" / "test_parsing").glob("*.json")):
         raw = file.read_bytes()
-        for content in (raw, b'{"model": "plain", "messages": ' + raw + b"}", b'{"model": "plain", "prompt": "x", "zzz": ' + raw + b"}"):
+        for content in (
+            raw,
+            b'{"model": "plain", "messages": ' + raw + b"}",
+            b'{"model": "plain", "prompt": "x", "zzz": ' + raw + b"}",
+        ):
             for route in GENERATE:
-                reply = serving.client.post(route, content=content, headers={"Content-Type": "application/json"})
+                reply = serving.client.post(
+                    route, content=content, headers={"Content-Type": "application/json"}
+                )
                 assert reply.status_code in (200, 400), (file.name, reply.text)
-                assert reply.status_code == 200 or reply.json()["error"]["code"] in ("invalid_body", "invalid_parameter")
+                assert reply.status_code == 200 or reply.json()["error"]["code"] in (
+                    "invalid_body",
+                    "invalid_parameter",
+                )
     assert serving.chat().status_code == 200

@@ -28,7 +28,7 @@ class Source(Protocol):
         """Call `watcher(snapshot, history)` once soon with the history, then about once a second with None.
 
         Only a weak reference to a bound method's object is held. Local calls on the server's loop, Remote from a
-        thread of its own. While nobody is subscribed nothing is computed.
+        thread of its own. Nothing is sent to anybody who is not subscribed.
         """
         ...
 

@@ -17,7 +17,7 @@ class ModelsStatus(Endpoint):
     route = "/v1/admin/models/status"
 
     async def answer(self, *path: str) -> None:
-        self.reply({"models": self.house.pool.states(await self.house.pool.catalog())})
+        self.reply({"models": await self.house.models()})
 
 
 class LoadModel(Endpoint):
@@ -90,6 +90,8 @@ class Live(Endpoint):
     route = "/api/live"
 
     async def answer(self, *path: str) -> None:
+        if self.request.method == "HEAD":
+            return self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         out = self.open_stream()
         self.ledger.stream = True
         async for snapshot, history in self.house.watch():

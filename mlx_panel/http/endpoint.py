@@ -7,13 +7,10 @@ A subclass states its `verbs`, `route` and `dialect` and implements `answer`: th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import re
 import uuid
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import msgspec
 from tornado.iostream import StreamClosedError
@@ -21,9 +18,9 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from .. import __version__
 from ..errors import (
+    BadRequest,
     ClientGone,
     Draining,
-    HostRefused,
     InternalError,
     InvalidBody,
     MethodNotAllowed,
@@ -34,6 +31,7 @@ from ..errors import (
 )
 from ..site import site
 from . import problem
+from .admission import caller_of, check_caller, check_host, check_origin
 from .house import FindHouse, House
 from .ledger import Ledger
 from .sse import EventStream, frame
@@ -66,7 +64,7 @@ class Endpoint(RequestHandler):
             request_id=self.request_id,
             endpoint=self.route,
             dialect="management" if preflight else self.dialect,
-            caller=_caller(self.request.remote_ip),
+            caller=caller_of(self.request.remote_ip),
         )
 
     def set_default_headers(self) -> None:
@@ -129,8 +127,7 @@ class Endpoint(RequestHandler):
     get = head = post = put = patch = delete = options = _run
 
     async def _admitted(self, *path: str) -> None:
-        self._check_host()
-        self._check_origin()
+        self._check_sender()
         if self.request.method == "OPTIONS":
             return self._preflight()
         self._check_method()
@@ -144,8 +141,10 @@ class Endpoint(RequestHandler):
         """Answer the request, or raise."""
         raise NotImplementedError
 
-    def _unexpected(self, error: BaseException) -> InternalError:
+    def _unexpected(self, error: BaseException) -> MlxPanelError:
         """A defect: its class and place go to the log, its text may quote a request and goes nowhere."""
+        if isinstance(error, HTTPError) and error.status_code < 500:
+            return BadRequest()  # Tornado's own word on a path or a query it cannot read
         log.error("%s: %s", self.request_id, site(error))
         return InternalError()
 
@@ -199,6 +198,7 @@ class Endpoint(RequestHandler):
             if status_code == 405
             else InternalError()
         )
+        self.set_header("Allow", ", ".join((*self.verbs, "OPTIONS")))
         if hasattr(self, "house"):
             self._conclude(error)
         else:
@@ -236,29 +236,16 @@ class Endpoint(RequestHandler):
         if self._size and kind != "application/json":
             raise UnsupportedMediaType
 
-    def _check_host(self) -> None:
-        host = urlsplit(f"//{self.request.host}").hostname or ""
-        if not any(fnmatchcase(host, pattern) for pattern in self.house.settings.allowed_hosts):
-            raise HostRefused(
-                "This server does not answer to that host name; the setting allowed_hosts lists those it does."
-            )
-
-    def _check_origin(self) -> None:
-        """Let the pages of known origins call the API, and no others: a browser is a way in from any web site."""
+    def _check_sender(self) -> None:
+        settings = self.house.settings
+        check_caller(self.request.remote_ip)
+        check_host(self.request.host, settings.allowed_hosts)
         origin = self.request.headers.get("Origin")
-        if origin is None:
-            return
-        own = f"{self.request.protocol}://{self.request.host}"
-        if origin != own and not any(
-            fnmatchcase(origin, pattern) or fnmatchcase(origin, pattern.removesuffix(":*"))
-            for pattern in self.house.settings.cors_origins
-        ):
-            raise HostRefused(
-                "Pages of this origin may not call the API; the setting cors_origins lists those that may."
-            )
-        self.set_header("Access-Control-Allow-Origin", origin)
-        self.set_header("Access-Control-Expose-Headers", "X-Request-ID, X-Ignored-Fields, Retry-After")
-        self.set_header("Vary", "Origin")
+        if origin is not None:
+            check_origin(origin, f"{self.request.protocol}://{self.request.host}", settings.cors_origins)
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", "X-Request-ID, X-Ignored-Fields, Retry-After")
+            self.set_header("Vary", "Origin")
 
     def _preflight(self) -> None:
         self.set_status(204)
@@ -293,11 +280,3 @@ class Endpoint(RequestHandler):
         if names:
             self.set_header("X-Ignored-Fields", ", ".join(names))
             self.house.meter.ignored_fields += len(names)
-
-
-def _caller(address: str | None) -> str | None:
-    """The caller's network address; no name or header of the request comes into the audit."""
-    try:
-        return str(ipaddress.ip_address(address or ""))
-    except ValueError:
-        return None

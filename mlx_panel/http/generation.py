@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
-from ..errors import BY_CODE, GenerationFailed, QueueFull
+from ..errors import BY_CODE, BadRequest, GenerationFailed, QueueFull
 from ..messages import Cancelled, Done, Event, Failed, GenerateRequest, Text
 from ..pool.process import Worker
 from ..pool.stream import Stream
@@ -46,6 +46,7 @@ class Generation(Endpoint):
     dialect = "openai"
     works = True
     limit: ClassVar[str] = ""
+    asks_in: ClassVar[str] = ""  # the field that holds the prompt
 
     def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         raise NotImplementedError
@@ -95,7 +96,7 @@ class Generation(Endpoint):
         async for events in guard(stream, clocks, lambda: LONG):
             self._saw(events)
             pieces += [event.text for event in events if isinstance(event, Text)]
-            _raise_failure(events)
+            _raise_failure(events, self.asks_in)
             for event in events:
                 if isinstance(event, Done):
                     self.reply(self.speak(call).whole("".join(pieces), event))
@@ -109,7 +110,7 @@ class Generation(Endpoint):
                 await out.begin(reply.opening(), data)
             else:
                 await out.keep_alive()
-            _raise_failure(events)
+            _raise_failure(events, self.asks_in)
 
     def _saw(self, events: list[Event]) -> None:
         waiting = self.ledger.ttft is None
@@ -129,9 +130,11 @@ def _chunks(reply: Reply, events: list[Event]) -> Iterator[bytes]:
             yield reply.closing(event)
 
 
-def _raise_failure(events: list[Event]) -> None:
+def _raise_failure(events: list[Event], field: str) -> None:
     for event in events:
         if isinstance(event, Failed):
-            raise BY_CODE.get(event.code, GenerationFailed).revive(event.numbers)
+            error = BY_CODE.get(event.code, GenerationFailed).revive(event.numbers)
+            error.field = field if isinstance(error, BadRequest) else None
+            raise error
         if isinstance(event, Cancelled):
             raise GenerationFailed("The worker ended this request.")

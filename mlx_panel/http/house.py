@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from ..audit.reader import AuditReader
 from ..audit.store import AuditStore
 from ..errors import MlxPanelError
-from ..messages import Limit, Sample, Snapshot
+from ..messages import Limit, ModelState, Sample, Snapshot
 from ..meter import Meter
 from ..pool.pool import ModelPool
 from ..settings import Settings
@@ -25,6 +25,7 @@ class House(Protocol):
     draining: bool
 
     def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]: ...
+    async def models(self) -> list[ModelState]: ...
     async def system(self) -> dict[str, Any]: ...
     async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]: ...
     async def reset_timeouts(self) -> list[Limit]: ...

@@ -72,7 +72,10 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         stop=chat.stops(),
     )
     return Call(
-        request, stream=bool(chat.stream), usage=chat.wants_usage(), ignored=ignored + bodies.printable(inner)
+        request,
+        stream=bool(chat.stream),
+        usage=chat.wants_usage(),
+        ignored=ignored + inner + chat.without_effect(),
     )
 
 
@@ -125,6 +128,7 @@ class ChatReply:
 class ChatCompletions(Generation):
     route = "/v1/chat/completions"
     limit = "timeout_chat_seconds"
+    asks_in = "messages"
 
     def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         return decode(body, id=id, refuse_unknown=refuse_unknown)

@@ -62,7 +62,12 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         max_tokens=completion.max_tokens or DEFAULT_MAX_TOKENS,
         stop=completion.stops(),
     )
-    return Call(request, stream=bool(completion.stream), usage=completion.wants_usage(), ignored=ignored)
+    return Call(
+        request,
+        stream=bool(completion.stream),
+        usage=completion.wants_usage(),
+        ignored=ignored + completion.without_effect(),
+    )
 
 
 class CompletionReply:
@@ -110,6 +115,7 @@ class CompletionReply:
 class Completions(Generation):
     route = "/v1/completions"
     limit = "timeout_completions_seconds"
+    asks_in = "prompt"
 
     def decode(self, body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         return decode(body, id=id, refuse_unknown=refuse_unknown)

@@ -5,17 +5,22 @@ Source: the OpenAI API document, `CreateChatCompletionRequest` and `CreateComple
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 
-from ..errors import InvalidParameter, UnsupportedParameter
+from ..errors import InvalidParameter, UnknownField, UnsupportedParameter
 from ..messages import Done, Function, Message, PastToolCall, Sampling
+from .decode import printable
 
 MAX_STOPS = 16
 MAX_MESSAGES = 1024
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal"}
+PART_FIELDS = {"type", "text", "refusal"}
+CALL_FIELDS = {"id", "type", "function"}
+FUNCTION_FIELDS = {"name", "arguments"}
 MESSAGE_UNSUPPORTED = {"function_call", "audio"}
 OTHER_PARTS = {"image_url", "input_audio", "file", "image", "video_url"}
 NO_EFFECT = frozenset(
@@ -72,6 +77,11 @@ class Common(msgspec.Struct, frozen=True):
                 f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", field="stop"
             )
         return stops
+
+    def without_effect(self) -> list[str]:
+        """Obfuscation pads chunks against eavesdroppers on the way; there is none on one machine."""
+        given = self.stream_options is not None and self.stream_options.include_obfuscation is not None
+        return ["stream_options.include_obfuscation"] if given else []
 
     def wants_usage(self) -> bool:
         if self.stream_options is not None and not self.stream:
@@ -158,24 +168,46 @@ def _part(part: Part, field: str) -> str:
     return text
 
 
-def turn_fields(raw: Any, refuse: bool) -> list[str]:
-    """Names of fields inside messages that have no effect. Raises UnsupportedParameter for those that should."""
-    turns = raw.get("messages") if isinstance(raw, dict) else None
+def turn_fields(raw: dict[str, Any], refuse: bool) -> list[str]:
+    """Names of fields inside messages that have no effect; `raw` is a body that has been checked.
+
+    Raises UnsupportedParameter for one of the API's own, UnknownField for any other where that is asked for.
+    """
     found: set[str] = set()
-    for place, turn in enumerate(turns if isinstance(turns, list) else ()):
-        extra = (
-            [name for name, value in turn.items() if name not in MESSAGE_FIELDS and value is not None]
-            if isinstance(turn, dict)
-            else []
-        )
-        for name in extra:
-            if name in MESSAGE_UNSUPPORTED or refuse:
-                shown = name if name in MESSAGE_UNSUPPORTED else "an unknown field"
-                raise UnsupportedParameter(
-                    f"'messages[{place}]' has {shown!r}, which is not supported.", field=f"messages[{place}]"
-                )
-            found.add(f"messages.{name}")
-    return sorted(found)
+    for place, path in _strange(raw["messages"]):
+        name = path.rpartition(".")[2]
+        shown = printable([name])[0]
+        if name in MESSAGE_UNSUPPORTED:
+            raise UnsupportedParameter(
+                f"'messages[{place}].{name}' is not supported here.", field=f"messages[{place}]"
+            )
+        if refuse:
+            raise UnknownField(
+                f"The field '{shown}' of 'messages[{place}]' is not part of this API.",
+                field=f"messages[{place}].{shown}",
+            )
+        found.add(path)
+    return printable(found)
+
+
+def _strange(turns: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Each field outside the vocabulary that is set: the message's place and the field's path."""
+    for place, turn in enumerate(turns):
+        parts = turn.get("content")
+        calls = turn.get("tool_calls") or ()
+        yield from ((place, f"messages.{name}") for name in _beyond(turn, MESSAGE_FIELDS))
+        for part in parts if isinstance(parts, list) else ():
+            yield from ((place, f"messages.content.{name}") for name in _beyond(part, PART_FIELDS))
+        for call in calls:
+            yield from ((place, f"messages.tool_calls.{name}") for name in _beyond(call, CALL_FIELDS))
+            yield from (
+                (place, f"messages.tool_calls.function.{name}")
+                for name in _beyond(call["function"], FUNCTION_FIELDS)
+            )
+
+
+def _beyond(value: dict[str, Any], known: set[str]) -> list[str]:
+    return [name for name, one in value.items() if name not in known and one is not None]
 
 
 def usage(done: Done) -> dict[str, Any]:

@@ -194,7 +194,13 @@ class ModelPool(param.Parameterized):
             await self._preload(id)
 
     async def _preload(self, id: str) -> None:
-        slot = await self._slot(id)
+        try:
+            slot = await self._slot(id)
+        except MlxPanelError as error:
+            slot = self._slots[id] = Slot(LocalModel(id, "", "", "", 0, 0, 0))
+            slot.reason = str(error)
+            log.error("%s cannot be loaded: %s", id, error)
+            return
         if slot.loading is None and not (slot.worker and slot.worker.alive):
             self._begin(slot, wait=0)
 

@@ -113,15 +113,31 @@ def watched(server: Running, model: str, clients: int, seconds: float, tokens: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--clients", default="1,8,32")
     options = parser.parse_args()
-    print(f"{platform.platform()}, {platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(", ".join(f"{name} {metadata.version(name)}" for name in ("mlx-panel", "mlx", "mlx-lm", "panel", "tornado")))
+    print(
+        f"{platform.platform()}, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    )
+    print(
+        ", ".join(
+            f"{name} {metadata.version(name)}" for name in ("mlx-panel", "mlx", "mlx-lm", "panel", "tornado")
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "mlx_panel", "models", "demo"], env=environment(Path(folder)), check=True)
-        scripted(Path(folder), "paced", text="The quick brown fox jumps over the lazy dog.", repeat=200, step_seconds=0.02)
+        subprocess.run(
+            [sys.executable, "-m", "mlx_panel", "models", "demo"], env=environment(Path(folder)), check=True
+        )
+        scripted(
+            Path(folder),
+            "paced",
+            text="The quick brown fox jumps over the lazy dog.",
+            repeat=200,
+            step_seconds=0.02,
+        )
         with running(Path(folder), command=SERVE, models=DEMO) as server:
             measure(server, options)
 
@@ -129,7 +145,9 @@ def main() -> None:
 def measure(server: Running, options: argparse.Namespace) -> None:
     while server.client.get("/health").status_code != 200:
         time.sleep(0.1)
-    print(f"{DEMO}, temperature 0.7, top_p 0.9, BLAS {server.client.get('/api/system').json()['blas']['name']}")
+    print(
+        f"{DEMO}, temperature 0.7, top_p 0.9, BLAS {server.client.get('/api/system').json()['blas']['name']}"
+    )
     for clients in map(int, options.clients.split(",")):
         print(asyncio.run(load(server, DEMO, clients, options.seconds, 64)))
     print("A scripted model with a step of 20 ms, so that the server is what is measured:")
