@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import os
 import platform
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +24,7 @@ from .audit.reader import AuditReader
 from .audit.store import AuditStore
 from .dashboard import resources
 from .engine import blas
-from .errors import Draining, Unavailable
+from .errors import Draining, SettingsError, Unavailable
 from .http.house import Visitor
 from .hub.disk import Shelf, hub_cache
 from .messages import Limit, LocalModel, ModelState, Sample, Snapshot
@@ -32,6 +36,7 @@ from .settings import Settings
 from .site import site
 
 log = logging.getLogger(__name__)
+SOCKET_ROOM = 80
 PACKAGES = ("mlx", "mlx-lm", "panel", "bokeh", "tornado", "duckdb", "msgspec", "pyzmq")
 
 
@@ -50,9 +55,13 @@ class Runtime:
         )
         self.reader = AuditReader(self.audit)
         self.pool = ModelPool(
-            Shelf(self.folder / "models", cache=hub_cache()), self._worker, needed=list(settings.models)
+            Shelf(self.folder / "models", cache=hub_cache()),
+            self._worker,
+            needed=list(settings.models),
+            drain_seconds=settings.drain_timeout_seconds,
         )
         self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
+        self.run = _socket_folder(self.folder)
         self.started = time.time()
         self.blas = blas.find()
         self._visitors: set[Visitor] = set()
@@ -65,11 +74,18 @@ class Runtime:
     # --- start and stop --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the data folder and open the audit log. Blocks. Raises AuditLocked where another server has it."""
-        for folder in (self.folder, self.folder / "models", self.folder / "logs"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        """Make the data folder and open the audit log. Blocks. Raises AuditLocked, SettingsError."""
+        try:
+            for folder in (self.folder, self.folder / "models", self.folder / "logs", self.run):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise SettingsError(f"The data folder {self.folder} cannot be used: {error.strerror}.") from error
         self.audit.start()
+        for (
+            left
+        ) in self.run.iterdir():  # sockets of a server that was killed; the audit log says that none is alive
+            left.unlink()
         self._machine = {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -94,6 +110,8 @@ class Runtime:
         asyncio.get_running_loop().set_exception_handler(_unhandled)
         if not self._opened:
             await asyncio.to_thread(self.open)
+        for name in self.settings.unknown:
+            log.warning("there is no setting %s; is it misspelt?", name)
         await self.sampler.look()
         self.sampler.start()
         await self.pool.start()
@@ -185,10 +203,18 @@ class Runtime:
     def _worker(self, model: LocalModel, on_exit: Any) -> Worker:
         settings = self.settings
         options = WorkerOptions(
-            logs=self.folder / "logs", max_batch=settings.max_batch, prefill_step=settings.prefill_step,
+            logs=self.folder / "logs", run=self.run, max_batch=settings.max_batch, prefill_step=settings.prefill_step,
             load_timeout=settings.load_timeout_seconds, silence=settings.silence_seconds,
         )  # fmt: skip
         return Worker(model, options, on_exit)
+
+
+def _socket_folder(folder: Path) -> Path:
+    """Where the workers' sockets lie: a socket's path may have some 100 characters, which a data folder's can exceed."""
+    run = folder / "run"
+    if len(os.fsencode(run)) < SOCKET_ROOM:
+        return run
+    return Path(tempfile.gettempdir()) / f"mlx-panel-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
 
 def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

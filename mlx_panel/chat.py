@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import json
 import os
+import re
 from collections.abc import Generator, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from rich.console import Console
@@ -15,7 +17,9 @@ from rich.console import Console
 from .errors import MlxPanelError, ServerUnreachable
 from .settings import DEFAULT_PORT, PREFIX
 
-HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer."
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+FOREIGN = "That address does not answer like an mlx-panel server."
+HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer, /help says this."
 
 
 class Refused(MlxPanelError):
@@ -64,10 +68,21 @@ class Conversation:
             self._client.stream("POST", "/v1/chat/completions", json=body) as response,
         ):
             if response.status_code != 200:
-                raise Refused(_message(json.loads(response.read())))
+                raise Refused(_message(_json(response.read())))
             for line in response.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
-                    yield from _pieces(json.loads(line.removeprefix("data: ")))
+                    yield from _pieces(_json(line.removeprefix("data: ")))
+
+
+def _json(text: str | bytes) -> dict[str, Any]:
+    """What a server of ours says. Raises Refused for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Refused(FOREIGN) from error
+    if not isinstance(value, dict):
+        raise Refused(FOREIGN)
+    return value
 
 
 def _pieces(chunk: dict[str, Any]) -> Iterator[str]:
@@ -96,7 +111,11 @@ def _reached(client: httpx.Client) -> Iterator[None]:
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit status."""
     console = Console(highlight=False)
-    url = args.url or f"http://127.0.0.1:{os.environ.get(PREFIX + 'PORT') or DEFAULT_PORT}"
+    url = (
+        (args.url or f"http://127.0.0.1:{os.environ.get(PREFIX + 'PORT') or DEFAULT_PORT}")
+        .rstrip("/")
+        .removesuffix("/v1")
+    )
     options = {
         name: value
         for name, value in (("temperature", args.temperature), ("max_tokens", args.max_tokens))
@@ -112,21 +131,25 @@ def run(args: argparse.Namespace) -> int:
 def _check(client: httpx.Client, model: str) -> None:
     """Fail before the first question where the server or the model is not there."""
     with _reached(client):
-        response = client.get(f"/v1/models/{model}")
+        response = client.get(f"/v1/models/{quote(model)}")
     if response.status_code != 200:
-        raise Refused(_message(response.json()))
+        raise Refused(_message(_json(response.content)))
+    if "id" not in _json(response.content):
+        raise Refused(FOREIGN)
 
 
 def _talk(console: Console, conversation: Conversation) -> None:
     while True:
         try:
-            text = console.input("[bold cyan]> [/]").strip()
+            text = _typed(console.input("[bold cyan]> [/]"))
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
         if text in ("/exit", "/quit"):
             return
-        if text == "/reset":
+        if text == "/help":
+            console.print(HELP, style="dim")
+        elif text == "/reset":
             conversation.reset()
             console.print("The conversation is forgotten.", style="dim")
         elif text:
@@ -139,9 +162,19 @@ def _answer(console: Console, conversation: Conversation, text: str) -> None:
     try:
         with contextlib.closing(answer):
             for piece in answer:
-                console.print(piece, end="", markup=False, soft_wrap=True)
+                console.print(printable(piece), end="", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         console.print(" [dim](stopped)[/]", end="")
     except MlxPanelError as error:
-        console.print(str(error), style="red", end="")
+        console.print(f"\n{printable(str(error))}", style="red", end="", markup=False)
     console.print()
+
+
+def _typed(text: str) -> str:
+    """A line as it was meant: bytes that are no UTF-8 cannot be sent."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a model says must not drive the terminal it is shown on."""
+    return CONTROL.sub("", text)

@@ -26,6 +26,7 @@
     │   ├── QueueFull                   503
     │   ├── ModelLoadFailed             503
     │   ├── WorkerDied                  503
+    │   ├── ModelStopped                503  the model was unloaded while it answered
     │   ├── GenerationFailed            503  the engine failed on this request alone
     │   └── ServerUnreachable           503  a client of ours found no server
     ├── AuditError                      --   the audit log cannot be opened, written in time, or read
@@ -189,6 +190,11 @@ class ModelLoadFailed(Unavailable):
 class WorkerDied(Unavailable):
     code = "worker_died"
     message = "The process running this model ended. It is being started again; send the request once more."
+
+
+class ModelStopped(Unavailable):
+    code = "model_stopped"
+    message = "The model was unloaded before the answer was complete."
 
 
 class GenerationFailed(Unavailable):

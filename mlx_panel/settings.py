@@ -23,6 +23,7 @@ from .messages import Limit
 SourceName = Literal["default", "file", "environment", "command line", "live"]
 PREFIX = "MLX_SERVER_"
 DEFAULT_PORT = 10242
+ENVIRONMENT_ONLY = {f"{PREFIX}DATA_DIR", f"{PREFIX}BLAS"}
 
 
 def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -129,6 +130,7 @@ class Settings(param.Parameterized):
         self.folder = folder
         self._under: dict[str, tuple[SourceName, Any]] = {}
         self._source: dict[str, SourceName] = {}
+        self.unknown: list[str] = []  # names in the environment that look like settings and are none
 
     @classmethod
     def load(
@@ -147,9 +149,12 @@ class Settings(param.Parameterized):
         self, arguments: Mapping[str, Any], environment: Mapping[str, str]
     ) -> list[tuple[SourceName, dict[str, Any]]]:
         named = {PREFIX + name.upper(): name for name in self._names()}
+        self.unknown = sorted(
+            {key for key in environment if key.startswith(PREFIX)} - named.keys() - ENVIRONMENT_ONLY
+        )
         return [
             ("file", _read(self.folder / "settings.toml", tomllib.loads)),
-            ("environment", {named[key]: text for key, text in environment.items() if key in named}),
+            ("environment", {named[key]: text for key, text in environment.items() if key in named and text}),
             ("command line", {key: value for key, value in arguments.items() if value is not None}),
             ("live", _read(self.live_file, json.loads)),
         ]

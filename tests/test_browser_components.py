@@ -13,9 +13,10 @@ from mlx_panel.dashboard import pages, resources
 from mlx_panel.dashboard.overview import Overview
 from mlx_panel.dashboard.source import Recorded
 from mlx_panel.errors import ModelLoadFailed
+from mlx_panel.messages import ModelState
 
 from .browser import Visit, browser
-from .recorded import record, recorded, snapshot
+from .recorded import MODELS, record, recorded, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,53 @@ def test_audit(visit: Visit, source: Recorded) -> None:
     page.get_by_label("Model", exact=True).fill("nobody")
     page.get_by_label("Model", exact=True).press("Enter")
     expect(page.get_by_text("No request matches this filter.")).to_be_visible()
+
+
+def test_audit_is_filtered_by_a_part_of_a_name_while_it_is_typed(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    expect(page.locator(".place")).to_have_text("1–25 of 60")
+    source.record(record(99, model_used="org/small", model_requested="org/small"))
+    field = page.get_by_label("Model", exact=True)
+    field.press_sequentially("SMAL")
+    expect(page.locator(".place")).to_have_text("1–1 of 1")
+    expect(page.locator(".audit tbody tr")).to_contain_text("org/small")
+    field.clear()
+    expect(page.locator(".place")).to_have_text("1–25 of 61")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_many_models_do_not_push_the_rest_away(visit: Visit, source: Recorded, width: int) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": width, "height": 900})
+    rows = page.locator(".models tbody tr")
+    expect(rows).to_have_count(2)
+    expect(page.locator(".fold")).to_be_hidden()
+    more = tuple(ModelState(id=f"org/m{n:02d}", state="available", disk=n) for n in range(11))
+    source.put(snapshot(models=(*MODELS, *more)))
+    expect(rows).to_have_count(6)
+    expect(rows.first).to_contain_text("org/big")
+    button = page.get_by_role("button", name="Show all 13 models")
+    button.focus()
+    button.press("Enter")
+    expect(rows).to_have_count(13)
+    rows.last.get_by_role("button").click()
+    expect(rows.last.locator(".chip")).to_have_text("Ready")
+    page.get_by_role("button", name="Show fewer models").click()
+    expect(rows).to_have_count(6)
+    expect(rows.last).to_contain_text("org/m10")
+    page.get_by_role("button", name="Show all 13 models").click()
+    page.reload()
+    expect(rows).to_have_count(13, timeout=20_000)
+
+
+def test_the_page_has_a_name_and_an_icon(visit: Visit) -> None:
+    page = visit.page
+    expect(page).to_have_title("mlx-panel")
+    icons = page.locator("link[rel~='icon'], link[rel='apple-touch-icon'], link[rel='manifest']")
+    addresses = icons.evaluate_all("links => links.map(link => link.href)")
+    assert addresses
+    assert {page.request.get(address).status for address in addresses} == {200}
+    assert page.request.get(f"{visit.url}favicon.ico").status == 200
 
 
 def test_system_warns_of_a_slow_blas(visit: Visit) -> None:

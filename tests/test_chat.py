@@ -7,14 +7,16 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .server import WORDS, Running, environment
+from .server import WORDS, Running, environment, free_port, scripted
 from .test_doors import idle, wait_for
 
 
@@ -28,10 +30,10 @@ class Terminal:
             env={**environment(folder.folder), "TERM": "dumb", "COLUMNS": "200"},
         )  # fmt: skip
         os.close(slave)
-        self.seen = ""
+        self.seen = self.raw = ""
 
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
+    def type(self, text: str | bytes) -> None:
+        os.write(self._master, text.encode() if isinstance(text, str) else text)
 
     def wait(self, words: str, seconds: float = 20) -> str:
         """What was printed up to and with these words, which are then forgotten."""
@@ -45,9 +47,9 @@ class Terminal:
     def _read(self, seconds: float) -> None:
         if select.select([self._master], [], [], seconds)[0]:
             try:
-                self.seen += re.sub(
-                    r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._master, 65536).decode(errors="replace")
-                )
+                text = os.read(self._master, 65536).decode(errors="replace")
+                self.raw += text
+                self.seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
             except OSError:  # the terminal's other end is closed
                 time.sleep(seconds)
 
@@ -106,6 +108,53 @@ def test_what_cannot_be_is_told_before_the_first_question(
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_cannot_drive_the_terminal(serving: Running) -> None:
+    scripted(serving.folder, "rude", text="before \x1b[2J\x1b]52;c;aGk=\x07 \x9b31m after")
+    wait_for(lambda: "rude" in serving.client.get("/v1/models").text)
+    terminal = Terminal("chat", "rude", "--url", f"{serving.url}/v1/", folder=serving)
+    terminal.wait("> ")
+    terminal.raw = ""
+    terminal.type("Hello\n")
+    terminal.wait("after")
+    assert not {"\x1b[2J", "\x1b]52", "\x9b"} & {
+        mark for mark in ("\x1b[2J", "\x1b]52", "\x9b") if mark in terminal.raw
+    }
+    assert terminal.close() == 0
+
+
+def test_bytes_that_are_no_text(chat: Terminal) -> None:
+    chat.type(b"\xff\xfe hello\n")
+    chat.wait(WORDS)
+
+
+def test_a_server_of_somebody_else(tmp_path: Path, serving: Running) -> None:
+    (tmp_path / "v1" / "models").mkdir(parents=True)
+    (tmp_path / "v1" / "models" / "plain").write_text("<html>")
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "-d", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as other:
+        wait_for(lambda: reachable(port))
+        done = subprocess.run(
+            [sys.executable, "-m", "mlx_panel", "chat", "plain", "--url", f"http://127.0.0.1:{port}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        other.terminate()
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "does not answer like" in done.stderr
+
+
+def reachable(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_an_error_in_the_middle_is_shown(serving: Running) -> None:

@@ -240,13 +240,14 @@ async def test_audit_filters() -> None:
     found = {}
     for name, query in {
         "model": {"model": "org/small"},
+        "part": {"model": "SMA"},
         "status": {"status": "error"},
         "all": {"scope": "all"},
     }.items():
         tell(table, "ask", query=query)
         await turn()
         found[name] = table.view.page["total"]
-    assert found == {"model": 1, "status": 1, "all": 5}
+    assert found == {"model": 1, "part": 1, "status": 1, "all": 5}
 
 
 async def test_audit_tells_the_view_of_new_rows() -> None:
@@ -295,6 +296,13 @@ def test_every_page_builds() -> None:
         document = pages.build(recorded(), path).server_doc(Document())
         assert title == "mlx-panel"
         assert document.roots[0].class_name == "Page"
+
+
+def test_bokeh_does_not_reconnect_a_page() -> None:
+    with set_curdoc(Document()) as document:
+        pages.build(recorded())
+    assert document.config.reconnect_session is False
+    assert document.config.notify_connection_status is False
 
 
 def test_remembered_resources_are_the_same() -> None:

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from mlx_panel.errors import HostRefused
@@ -291,6 +292,38 @@ def test_fields_inside_messages_are_named_or_refused(serving: Running, serve: An
     assert problem["error"]["param"] == "messages[0].mood"
 
 
+def test_a_header_names_only_so_many_fields(serving: Running) -> None:
+    named = serving.chat(**{f"field{place}": place for place in range(500)}).headers["x-ignored-fields"]
+    assert named.endswith("and-480-more")
+    assert len(named) < 500
+
+
+RAW = {
+    "a host that is none": ("GET /health HTTP/1.1\r\nHost: [::1\r\n\r\n", 403),
+    "a length that is none": (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n",
+        400,
+    ),
+    "two lengths": ("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 31,32\r\n\r\n", 400),
+    "a path that is no text": ("GET /v1/models/%ff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "a query that is no text": (
+        "GET /v1/admin/audit-logs?model=%ff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", RAW)
+def test_a_malformed_request(serving: Running, fault: str) -> None:
+    text, status = RAW[fault]
+    with socket.create_connection(("127.0.0.1", int(serving.url.rpartition(":")[2]))) as client:
+        client.settimeout(10)
+        client.sendall(text.encode())
+        head = client.recv(65536).decode()
+    assert int(head.split()[1]) == status, head
+    assert "application/problem+json" in head or "Content-Type" not in head
+
+
 @pytest.mark.parametrize("route", GENERATE)
 def test_the_wrong_content_type(serving: Running, route: str) -> None:
     reply = serving.client.post(
@@ -358,13 +391,27 @@ def test_a_failure_in_the_middle(serving: Running, route: str, model: str, code:
     assert serving.client.post(route, json=body(route)).status_code == 200
 
 
+@pytest.mark.parametrize("model", ["failing", "dying", "slow"])
+def test_work_that_began_is_not_done_twice(serve: Any, model: str) -> None:
+    """OpenAI's clients repeat a 408 and a 503 unless they are told not to."""
+    server: Running = serve(timeout_chat_seconds=2)
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=3) as client,
+        pytest.raises(openai.APIStatusError) as caught,
+    ):
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}])
+    page = server.client.get("/v1/admin/audit-logs").json()
+    assert page["total"] == 1
+    assert caught.value.request_id == page["rows"][0]["request_id"]
+
+
 def test_a_worker_killed_in_the_middle_is_replaced(serving: Running) -> None:
     with serving.client.stream(
         "POST", "/v1/chat/completions", json=body("chat", "slow", stream=True)
     ) as stream:
         lines = stream.iter_lines()
         next(lines)
-        victim = next(worker for worker in serving.workers() if "slow" in worker.cmdline())
+        victim = next(worker for worker in serving.workers() if "--name=slow" in worker.cmdline())
         os.kill(victim.pid, signal.SIGKILL)
         last = [line for line in lines if line][-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "worker_died"

@@ -150,6 +150,72 @@ def test_load_unload_and_load_again(serve: Any) -> None:
     assert stream.last() == "[DONE]"
 
 
+def test_an_unload_does_not_wait_for_ever(serve: Any) -> None:
+    server: Running = serve(drain_timeout_seconds=1)
+    stream = Reader(server, "stalled")
+    server.client.post("/v1/admin/models/unload/stalled").raise_for_status()
+    assert json.loads(stream.last())["error"]["code"] == "model_stopped"
+
+
+def test_unloading_twice_does_not_wait_at_all(serve: Any) -> None:
+    server: Running = serve(drain_timeout_seconds=600)
+    stream = Reader(server, "stalled")
+    first = threading.Thread(
+        target=httpx.post, args=(f"{server.url}/v1/admin/models/unload/stalled",), kwargs={"timeout": 30}
+    )
+    first.start()
+    wait_for(lambda: "stopping" in server.client.get("/v1/admin/models/status").text)
+    server.client.post("/v1/admin/models/unload/stalled").raise_for_status()
+    assert json.loads(stream.last())["error"]["code"] == "model_stopped"
+    first.join(10)
+    assert not first.is_alive()
+
+
+@pytest.mark.parametrize("model", ["late", "hung"])
+def test_a_killed_server_takes_loading_and_hung_workers_along(tmp_path: Path, model: str) -> None:
+    scripted(tmp_path, "hung", text="one two three four", hang_after=2)
+    scripted(tmp_path, "late", text="one", load_seconds=60)
+    with running(tmp_path, models="late" if model == "late" else "") as server:
+        if model == "late":
+            scripted(tmp_path, "late", text="one", load_seconds=60)
+        else:
+            Reader(server, "hung")
+        wait_for(lambda: len(server.workers()) == 1)
+        workers = server.workers()
+        server.stop(signal.SIGKILL)
+        _, alive = psutil.wait_procs(workers, timeout=6)
+        assert not alive
+
+
+def test_a_data_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_panel", "serve"],
+        env=environment(tmp_path / "file"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_looks_like_a_setting(serve: Any) -> None:
+    server: Running = serve(timout_chat_seconds=5)
+    assert "MLX_SERVER_TIMOUT_CHAT_SECONDS" in server.output()
+
+
+def test_nothing_is_left_in_the_folder_for_sockets(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.chat()
+        assert len(list((tmp_path / "run").iterdir())) == 1
+        server.stop(signal.SIGKILL)
+    with running(tmp_path) as server:
+        assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_health_waits_for_the_needed_models(serve: Any) -> None:
     server: Running = serve(models="late,broken")
     health = server.client.get("/health")
@@ -197,7 +263,12 @@ def test_a_model_dropped_in_while_the_server_runs(serve: Any) -> None:
     scripted(server.folder, "new", text="I am new.")
     assert server.chat("new").json()["choices"][0]["message"]["content"] == "I am new."
     shutil.rmtree(server.folder / "models" / "new")
+    assert server.chat("new").status_code == 200  # it is in memory
+    server.client.post("/v1/admin/models/unload/new").raise_for_status()
     assert server.client.get("/v1/models/new").status_code == 404
+    assert "new" not in [
+        model["id"] for model in server.client.get("/v1/admin/models/status").json()["models"]
+    ]
 
 
 def test_a_second_server_on_the_same_folder_is_told_why(serve: Any) -> None:

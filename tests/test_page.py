@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from .browser import Visit, browser
 from .models import tiny_model
-from .server import Running, running
+from .server import Running, free_port, running
 from .test_doors import wait_for
 
 
@@ -88,6 +89,40 @@ def test_nothing_is_sent_to_a_hidden_page(server: Running, visit: Visit) -> None
     before = len(frames)
     page.wait_for_timeout(3000)
     assert len(frames) - before <= 1
+
+
+HIDE = "value => { Object.defineProperty(document, 'hidden', {value, configurable: true}); document.dispatchEvent(new Event('visibilitychange')) }"
+AWAY = "net::ERR_CONNECTION_"  # what a browser says by itself of a server that is not there
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_page_comes_back_with_its_server(tmp_path: Path, chromium: Browser, hidden: bool) -> None:
+    port = free_port()
+    asked: list[str] = []
+    with running(tmp_path, port=port) as server:
+        visit = Visit(chromium, f"{server.url}/", viewport={"width": 1440, "height": 1200})
+        page, chip = visit.page, visit.page.locator(".status .chip")
+        served = page.locator(".card", has_text="Served")
+        expect(chip).to_have_text("Idle", timeout=30_000)
+        assert server.chat().status_code == 200
+        expect(served).to_contain_text("1 request", timeout=15_000)
+        page.evaluate(HIDE, hidden)
+        page.on("request", lambda request: asked.append(request.url))
+    expect(chip).to_have_text("No connection", timeout=15_000)
+    expect(served).to_have_css("opacity", "0.55")
+    with running(tmp_path, port=port) as server:
+        if hidden:
+            page.wait_for_timeout(3000)
+            assert asked == []
+            page.evaluate(HIDE, False)
+        expect(chip).to_have_text("Idle", timeout=30_000)
+        assert server.chat().status_code == 200
+        expect(served).to_contain_text("1 request", timeout=15_000)
+        expect(served).to_have_css("opacity", "1")
+        visit.close()
+        assert "arning" not in server.output()
+    assert [error for error in visit.errors if AWAY not in error] == []
+    assert visit.foreign == []
 
 
 def test_a_page_whose_server_is_gone_does_not_break_the_next(server: Running, chromium: Browser) -> None:

@@ -20,7 +20,7 @@ _TIMESTAMP = COLUMNS.index("timestamp")
 SCOPES = {"model": "dialect <> 'management'", "all": "true"}
 FILTERS = {
     "status": "status = $status",
-    "model": "(model_used = $model OR model_requested = $model)",
+    "model": "(contains(lower(model_used), lower($model)) OR contains(lower(model_requested), lower($model)))",
     "endpoint": "endpoint = $endpoint",
 }
 
@@ -37,7 +37,7 @@ def page(
 ) -> AuditPage:
     """Rows `offset` to `offset + limit`, newest arrival first, and how many match in all, at one moment.
 
-    `model` matches the name asked for or the one used. `scope` "model" takes requests to model endpoints, "all"
+    `model` is a part of the name asked for or of the one used, in capitals or not. `scope` "model" takes requests to model endpoints, "all"
     every request. Raises InvalidParameter: `limit` is 1 to 1000, `offset` not negative, `status` and `scope` known.
     """
     _check_page(limit, offset, status)

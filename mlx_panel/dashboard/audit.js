@@ -1,5 +1,6 @@
 // The audit log, one page at a time. Python answers a query; this file asks, draws and turns pages.
 
+const REST = 250 // milliseconds without a key until what was typed is asked for
 const STATUS_TONES = {success: "good", error: "bad", timeout: "warn", cancelled: "calm", rejected: "warn"}
 const EXAMPLE = `curl ${location.origin}/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{"model": "…", "messages": [{"role": "user", "content": "Hello"}]}'`
@@ -68,10 +69,15 @@ function asker(model) {
   let query = {limit: 25, offset: 0, status: null, model: null, scope: "model", ...model.page.query}
   let last = 0
   let timer = null
+  let resting = null
   const send = () => {
     last = performance.now()
     timer = null
     model.send_msg({do: "ask", query})
+  }
+  const filter = (change) => {
+    query = {...query, ...change, offset: 0}
+    send()
   }
   return {
     get query() { return query },
@@ -79,9 +85,11 @@ function asker(model) {
       query = {...query, offset}
       send()
     },
-    filter: (change) => {
-      query = {...query, ...change, offset: 0}
-      send()
+    filter,
+    /** A filter that is being typed: ask when the hand rests. */
+    type: (change) => {
+      clearTimeout(resting)
+      resting = setTimeout(() => filter(change), REST)
     },
     /** New rows were written: look again, at most once a second and only where they would be seen. */
     again: (node) => {
@@ -98,7 +106,7 @@ function filters(model, ask) {
     (value) => ask.filter({status: value || null}))
   const names = h("datalist", {id: "models"})
   const name = h("input", {type: "search", list: "models", placeholder: "Any model", "aria-label": "Model",
-    onchange: () => ask.filter({model: name.value.trim() || null})})
+    oninput: () => ask.type({model: name.value.trim() || null})})
   const suggest = () => names.replaceChildren(...model.models.map((id) => h("option", {value: id})))
   model.on("models", suggest)
   suggest()

@@ -6,6 +6,8 @@ const STATES = {
   available: ["Available", "calm"], loading: ["Loading", "busy"], ready: ["Ready", "good"],
   stopping: ["Stopping", "warn"], failed: ["Failed", "bad"],
 }
+const FEW = 6 // models that are shown before somebody asks for all
+const ALL_SHOWN = "mlx-panel-all-models"
 const MODEL_TINTS = ["#0a7ea4", "#7b61d1", "#d9822b", "#2a9d6f", "#c94f7c", "#5b7fd6"]
 
 // --- history ------------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ function memoryPart() {
     keep(rows, held, list, (model) => memoryRow(model, MODEL_TINTS[tintOf(model.id)]))
     held.forEach((model) => rows.get(model.id).show(model, snapshot.memory_limit))
     const free = Math.max(0, snapshot.memory_limit - snapshot.memory_used)
-    say(rest, snapshot.memory_limit ? `${bytes(free)} free of ${bytes(snapshot.memory_limit)}` : "")
+    say(rest, snapshot.memory_limit ? `${bytes(free)} of ${bytes(snapshot.memory_limit)} not used by models` : "")
     node.hidden = held.length === 0
   }
   node.hidden = true
@@ -238,9 +240,32 @@ function modelRow(first, press) {
   return {node, show}
 }
 
+/** A button between the first few models and all of them. `choose` picks those to show: whatever does or did something,
+ *  what was `touched` here, and others up to a few; never all but one. */
+function fold(touched, changed) {
+  let all = remembered(ALL_SHOWN) === "yes"
+  const button = h("button", {class: "quiet", type: "button"})
+  const node = h("footer", {class: "fold", hidden: true}, button)
+  button.addEventListener("click", () => {
+    all = !all
+    remembered(ALL_SHOWN, all ? "yes" : "no")
+    changed()
+  })
+  const choose = (models) => {
+    let room = FEW - models.filter((one) => one.state !== "available" || touched.has(one.id)).length
+    const first = models.filter((one) => one.state !== "available" || touched.has(one.id) || room-- > 0)
+    node.hidden = models.length <= first.length + 1
+    mark(button, "aria-expanded", String(all))
+    say(button, all ? "Show fewer models" : `Show all ${models.length} models`)
+    return all || node.hidden ? models : first
+  }
+  return {node, choose}
+}
+
 function modelsPart(model, notice) {
   const rows = new Map()
   const pressed = new Set()
+  const touched = new Set()
   let latest = null
   const body = h("tbody")
   const total = h("span", {class: "muted"})
@@ -248,10 +273,12 @@ function modelsPart(model, notice) {
   const head = h("tr", {}, h("th", {}, "Model"), h("th", {}, "State"),
     ...COLUMNS.map(([title, , kind = "number"]) => h("th", {class: kind}, title)), h("th", {}, h("span", {class: "hush"}, "Action")))
   const table = h("div", {class: "scroll"}, h("table", {role: "table"}, h("thead", {}, head), body))
+  const few = fold(touched, () => show(latest))
   const node = h("section", {class: "panel models", "aria-label": "Models"},
-    h("header", {}, h("h2", {}, "Models"), total), h("div", {class: "notices"}, notice), table, empty)
+    h("header", {}, h("h2", {}, "Models"), total), h("div", {class: "notices"}, notice), table, few.node, empty)
   const press = (id, action) => {
     pressed.add(id)
+    touched.add(id)
     model.send_msg({do: action, model: id})
     show(latest)
   }
@@ -261,9 +288,10 @@ function modelsPart(model, notice) {
   })
   const show = (snapshot) => {
     latest = snapshot
-    keep(rows, snapshot.models, body, (one) => modelRow(one, press))
+    const shown = few.choose(snapshot.models)
+    keep(rows, shown, body, (one) => modelRow(one, press))
     const isBusy = (id) => pressed.has(id) || model.busy.includes(id)
-    snapshot.models.forEach((one) => rows.get(one.id).show(one, isBusy(one.id)))
+    shown.forEach((one) => rows.get(one.id).show(one, isBusy(one.id)))
     const ready = snapshot.models.filter((one) => one.state === "ready").length
     say(total, `${ready} of ${snapshot.models.length} loaded`)
     table.hidden = snapshot.models.length === 0
@@ -305,7 +333,8 @@ function staleness(model, root, line) {
   let shown = null
   let draining = null
   const tell = () => {
-    const old = !document.hidden && draining != null && performance.now() - arrived > STALE
+    const late = !document.hidden && performance.now() - arrived > STALE
+    const old = draining != null && (late || isLost())
     const since = new Date(arrived + performance.timeOrigin).toLocaleTimeString()
     const ending = draining && "Shutting down. Running requests are finished, new ones are refused."
     const text = old ? `No news from the server since ${since}. The numbers below are from then.` : ending || ""
@@ -315,7 +344,8 @@ function staleness(model, root, line) {
     root.classList.toggle("stale", Boolean(old))
   }
   const timer = setInterval(tell, 1000)
-  const wake = () => { arrived = performance.now() }
+  const isLost = () => root.classList.contains("lost")
+  const wake = () => { if (!isLost()) arrived = performance.now() }
   document.addEventListener("visibilitychange", wake)
   model.on("lifecycle:remove", () => {
     clearInterval(timer)

@@ -97,14 +97,30 @@ function matchHost(root) {
   root.style.colorScheme = ""
 }
 
-/** Tell Python when this element is on screen: the page is not hidden and the element has a box. */
+/** What a tab remembers until it is closed. In a frame that may keep nothing it forgets. */
+function remembered(name, value) {
+  try {
+    if (value != null) sessionStorage.setItem(name, value)
+    return sessionStorage.getItem(name)
+  } catch {
+    return null
+  }
+}
+
+/** Call `lost` when the page's connection to its server ends. A notebook has no such connection, so nothing happens. */
+function onLost(view, lost) {
+  view.model.document?.on_event("connection_lost", lost)
+}
+
+/** Tell Python when this element is on screen: the page is not hidden and the element has a box. What is shown of a
+ *  server that is gone is dimmed, and Python is told nothing more. */
 function watchEye(model, view, node) {
   const eye = Math.random().toString(36).slice(2)
   let open = false
   const tell = (now) => {
     if (now === open) return
     open = now
-    if (view.model.document != null) model.send_msg({do: now ? "look" : "leave", eye})
+    if (view.model.document != null && !node.classList.contains("lost")) model.send_msg({do: now ? "look" : "leave", eye})
   }
   const check = () => tell(!document.hidden && node.getClientRects().length > 0)
   const boxes = new ResizeObserver(() => {
@@ -113,6 +129,7 @@ function watchEye(model, view, node) {
   })
   node.addEventListener("pointerenter", () => matchHost(node)) // the host's theme may have been switched
   boxes.observe(node)
+  onLost(view, () => node.classList.add("lost"))
   document.addEventListener("visibilitychange", check)
   model.on("lifecycle:remove", () => {
     boxes.disconnect()

@@ -165,7 +165,7 @@ class Recorded:
             row
             for row in reversed(self.records)
             if status in (None, row.status)
-            and model in (None, row.model_used, row.model_requested)
+            and (model is None or _names(row, model))
             and (scope == "all" or row.dialect in MODEL_DIALECTS)
         ]
         return AuditPage(rows=rows[offset : offset + limit], total=len(rows))
@@ -216,6 +216,10 @@ def sample(snapshot: Snapshot) -> Sample:
 def _held(model: ModelState, state: ModelStateName) -> dict[str, Any]:
     ready = state == "ready"
     return {"memory": model.disk if ready else 0, "uptime": 0.0 if ready else None, "tokens_per_second": 0.0}
+
+
+def _names(row: AuditRecord, part: str) -> bool:
+    return any(part.lower() in name.lower() for name in (row.model_used, row.model_requested) if name)
 
 
 def _changed(limit: Limit, values: dict[str, float]) -> Limit:

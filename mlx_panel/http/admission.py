@@ -21,11 +21,18 @@ def check_caller(address: str | None) -> None:
 
 def check_host(host: str, allowed: Iterable[str]) -> None:
     """Refuse a Host that is not this server's: a foreign page may point its own name here. Raises HostRefused."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if not any(matches(name, pattern) for pattern in allowed):
+    if not any(matches(_name(host), pattern) for pattern in allowed):
         raise HostRefused(
             "This server does not answer to that host name; the setting allowed_hosts lists those it does."
         )
+
+
+def _name(host: str) -> str:
+    """The host without its port; empty where it cannot be read."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def check_origin(origin: str, own: str, allowed: Iterable[str]) -> None:

@@ -39,6 +39,7 @@ from .sse import EventStream, frame
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")
 DISCARD_LIMIT = 256 << 20
+NAMED = 20  # ignored fields a header names; clients read only so many bytes of headers
 
 
 @stream_request_body
@@ -82,7 +83,10 @@ class Endpoint(RequestHandler):
         connection.set_max_body_size(
             1 << 50
         )  # Tornado would answer a long body itself, and not as a problem.
-        if int(self.request.headers.get("Content-Length") or 0) > self._limit + DISCARD_LIMIT:
+        announced = self.request.headers.get("Content-Length") or "0"
+        if not announced.isdecimal():
+            self._conclude(BadRequest("The Content-Length is not a number."))
+        elif int(announced) > self._limit + DISCARD_LIMIT:
             self._conclude(self._too_large())
 
     def data_received(self, chunk: bytes) -> None:
@@ -193,12 +197,10 @@ class Endpoint(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """What Tornado refuses by itself, before a verb of ours runs."""
-        error = (
-            MethodNotAllowed(f"{self.route} does not know this method.")
-            if status_code == 405
-            else InternalError()
-        )
-        self.set_header("Allow", ", ".join((*self.verbs, "OPTIONS")))
+        error: MlxPanelError = InternalError() if status_code >= 500 else BadRequest()
+        if status_code == 405:
+            error = MethodNotAllowed(f"{self.route} does not know this method.")
+            self.set_header("Allow", ", ".join((*self.verbs, "OPTIONS")))
         if hasattr(self, "house"):
             self._conclude(error)
         else:
@@ -278,5 +280,6 @@ class Endpoint(RequestHandler):
     def ignore(self, names: list[str]) -> None:
         """Say which fields of the body had no effect."""
         if names:
-            self.set_header("X-Ignored-Fields", ", ".join(names))
+            more = [f"and-{len(names) - NAMED}-more"] if len(names) > NAMED else []
+            self.set_header("X-Ignored-Fields", ", ".join(names[:NAMED] + more))
             self.house.meter.ignored_fields += len(names)

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
-from ..errors import BY_CODE, BadRequest, GenerationFailed, QueueFull
+from ..errors import BY_CODE, BadRequest, GenerationFailed, ModelStopped, QueueFull
 from ..messages import Cancelled, Done, Event, Failed, GenerateRequest, Text
 from ..pool.process import Worker
 from ..pool.stream import Stream
@@ -137,4 +137,4 @@ def _raise_failure(events: list[Event], field: str) -> None:
             error.field = field if isinstance(error, BadRequest) else None
             raise error
         if isinstance(event, Cancelled):
-            raise GenerationFailed("The worker ended this request.")
+            raise ModelStopped

@@ -6,8 +6,19 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BadRequest, MlxPanelError, Timeout, Unavailable, status_of
+from ..errors import (
+    BadRequest,
+    GenerationFailed,
+    MlxPanelError,
+    ModelStopped,
+    Timeout,
+    Unavailable,
+    WorkerDied,
+    status_of,
+)
 
+# What may come after work has begun; work is never done twice unasked.
+STARTED = (Timeout, WorkerDied, GenerationFailed, ModelStopped)
 CONTENT_TYPE = "application/problem+json"
 
 
@@ -35,8 +46,8 @@ def encode(error: MlxPanelError, *, request_id: str, instance: str | None = None
 
 def headers(error: MlxPanelError) -> dict[str, str]:
     """What a client should know before it tries again."""
-    if isinstance(error, Timeout):
-        return {"x-should-retry": "false"}  # OpenAI's clients repeat a 408, and the work with it.
+    if isinstance(error, STARTED):
+        return {"x-should-retry": "false"}  # OpenAI's clients would repeat them, and the work with them.
     if isinstance(error, Unavailable):
         return {"Retry-After": "1"}
     return {}

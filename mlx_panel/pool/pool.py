@@ -44,6 +44,12 @@ class Slot:
         return f"<Slot {self.model.id} {self.state}, {self.leases} leases>"
 
     @property
+    def busy(self) -> bool:
+        """Whether anything of it is in memory, or on its way in or out."""
+        moving = self.loading is not None or self.unloading is not None or self.leases > 0
+        return moving or (self.worker is not None and self.worker.alive)
+
+    @property
     def state(self) -> ModelStateName:
         if self.unloading is not None:
             return "stopping"
@@ -66,6 +72,8 @@ class ModelPool(param.Parameterized):
     backoff_seconds = param.Number(
         0.5, bounds=(0, 60), doc="Wait before the second restart in a row; doubles each time."
     )
+
+    drain_seconds = param.Number(30, bounds=(0, 3600), doc="How long an unloaded model's requests may go on.")
 
     def __init__(self, shelf: Shelf, spawn: Spawn, **values: object):
         super().__init__(**values)
@@ -98,15 +106,23 @@ class ModelPool(param.Parameterized):
         await self._ready(await self._slot(id))
 
     async def unload(self, id: str) -> None:
-        """End a model's process once its requests are done. Raises ModelNotFound."""
+        """End a model's process once its requests are done, or after `drain_seconds`; asked twice, at once.
+
+        Requests that are cut off end with `ModelStopped`. Raises ModelNotFound.
+        """
         slot = await self._slot(id)
         if slot.unloading is None:
             slot.reason, slot.failures = "", 0
             slot.unloading = asyncio.create_task(self._stop(slot))
+        elif slot.worker is not None:
+            await slot.worker.stop()
         await asyncio.shield(slot.unloading)
 
     async def find(self, id: str) -> LocalModel:
-        """The model of that name on this machine. Raises ModelNotFound."""
+        """The model of that name: in memory, also when its folder is gone, or on this machine. Raises ModelNotFound."""
+        slot = self._slots.get(id)
+        if slot is not None and slot.worker is not None and slot.worker.alive:
+            return slot.model
         return await asyncio.to_thread(self._shelf.find, id)
 
     async def catalog(self) -> list[LocalModel]:
@@ -168,7 +184,7 @@ class ModelPool(param.Parameterized):
             if slot.loading is not None:
                 await asyncio.wait((slot.loading,))
             if slot.worker is not None:
-                await slot.worker.stop(drain=True)
+                await slot.worker.stop(drain=True, timeout=self.drain_seconds)
                 slot.worker = None
         finally:
             slot.unloading = None
@@ -237,7 +253,12 @@ class ModelPool(param.Parameterized):
 
     def states(self, models: list[LocalModel]) -> list[ModelState]:
         """What is known of each model, those in memory first."""
-        known = {model.id: model for model in models} | {id: slot.model for id, slot in self._slots.items()}
+        known = {model.id: model for model in models}
+        for id, slot in list(self._slots.items()):
+            if id in known or id in self.needed or slot.busy:
+                known[id] = slot.model
+            else:
+                del self._slots[id]  # its folder is gone, and nothing of it is left in memory
         states = [self._state(self._slots.get(id), model) for id, model in known.items()]
         return sorted(states, key=lambda state: (state.state == "available", state.id.lower()))
 

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,17 +38,19 @@ from .stream import Stream, Streams
 
 log = logging.getLogger(__name__)
 REAP_SECONDS = 0.05
+KILL_SECONDS = 3.0
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """What a worker is started with; seconds, tokens, rows."""
 
     logs: Path
+    run: Path
     max_batch: int = 32
     prefill_step: int = 512
     load_timeout: float = 600
     silence: float = 120
-    stop_timeout: float = 10
+    stop_timeout: float = 5
 
 
 class Worker:
@@ -67,7 +68,8 @@ class Worker:
         self.reason = ""
         self._streams = Streams()
         self._first = asyncio.get_running_loop().create_future()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []  # the listener first
+        self._doomed = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -88,7 +90,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self.ready is not None and not self.stopping and not self.exited.is_set()
+        return self.ready is not None and not (self.stopping or self._doomed or self.exited.is_set())
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -97,10 +99,9 @@ class Worker:
 
         Raises ModelLoadFailed with a one-line reason; the process is gone by then.
         """
-        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mlx-panel-"))
-        address = f"ipc://{self._folder}/worker"
-        self._socket = _bind(address)
-        self._process = await asyncio.to_thread(self._spawn, address)
+        self._path = self.options.run / uuid.uuid4().hex[:12]
+        self._socket = _bind(f"ipc://{self._path}")
+        self._process = await asyncio.to_thread(self._spawn)
         self._tasks = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(self._watch()),
@@ -116,23 +117,17 @@ class Worker:
             raise ModelLoadFailed(f"The model {self.model.id!r} could not be loaded: {self.reason}.")
         return self.ready
 
-    def _spawn(self, address: str) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        options = {
+            "socket": f"ipc://{self._path}", "model": self.model.path, "name": self.model.id, "parent": os.getpid(),
+            "max-batch": self.options.max_batch, "prefill-step": self.options.prefill_step,
+        }  # fmt: skip
+        # One word each: a model's name may begin with a dash.
         command = [
             sys.executable,
             "-m",
             "mlx_panel.worker",
-            "--socket",
-            address,
-            "--model",
-            self.model.path,
-            "--name",
-            self.model.id,
-        ]
-        command += [
-            "--max-batch",
-            str(self.options.max_batch),
-            "--prefill-step",
-            str(self.options.prefill_step),
+            *(f"--{name}={value}" for name, value in options.items()),
         ]
         output = os.open(self.options.logs / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -166,6 +161,8 @@ class Worker:
             if self.ready and time.monotonic() - self.heard > self.options.silence:
                 self.reason = f"it was silent for {self.options.silence:g} s"
                 log.error("worker of %s: %s; ending it", self.model.id, self.reason)
+                self._doomed = True
+                self._streams.fail(WorkerDied.code)
                 await self.kill()
                 return
 
@@ -185,15 +182,17 @@ class Worker:
 
     async def _last_words(self) -> None:
         """Take what the process sent before it ended."""
-        while await self._socket.poll(0):
-            self._take(decode_report(await self._socket.recv()))
+        self._tasks[0].cancel()  # the listener: one reader at a time
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._take(decode_report(await self._socket.recv(zmq.NOBLOCK)))
 
     async def _close(self) -> None:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
         self._socket.close(linger=0)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def stop(self, *, drain: bool = False, timeout: float | None = None) -> None:
         """End the process in order; with `drain` its requests finish first, for at most `timeout` seconds."""
@@ -215,7 +214,7 @@ class Worker:
         """SIGTERM, a wait, and only then SIGKILL: a hard end can leave wired memory behind on macOS."""
         self.signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.exited.wait(), min(self.options.stop_timeout, 5))
+            await asyncio.wait_for(self.exited.wait(), min(self.options.stop_timeout, KILL_SECONDS))
         self.signal(signal.SIGKILL)
         await self.exited.wait()
 
