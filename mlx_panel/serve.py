@@ -16,6 +16,7 @@ from bokeh.command.subcommand import Argument
 from bokeh.server.server import Server
 from panel.command.serve import Serve
 from panel.io.application import Application
+from panel.io.state import set_curdoc
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
 from .app import Runtime
@@ -145,7 +146,8 @@ def applications(runtime: Runtime) -> dict[str, Any]:
 
 def _builder(runtime: Runtime, path: str) -> Any:
     def build(document: Any) -> None:
-        page = pages.build(Local(runtime), path)
+        with set_curdoc(document):  # for the cookie that remembers the theme
+            page = pages.build(Local(runtime), path)
         page.server_doc(document)
 
     return build

@@ -75,7 +75,9 @@ class Settings(param.Parameterized):
         120, bounds=(1, 86400), doc="A worker that sends nothing for this long is restarted."
     )
     drain_timeout_seconds = param.Number(
-        30, bounds=(0, 3600), doc="How long running requests may go on when the server stops."
+        30,
+        bounds=(0, 3600),
+        doc="How long running requests may go on when the server stops or their model is unloaded.",
     )
     sse_keepalive_seconds = param.Number(
         15, bounds=(0.05, 3600), doc="A stream with nothing to say sends a comment this often."

@@ -4,7 +4,8 @@
 
 Commands come in, reports go out (`messages.py`); a frame holds all events of one step. Exit codes: 0 stopped in
 order, 1 a defect (logged by class and place), 3 the model could not be loaded, 4 the process that started it is gone.
-SIGTERM stops it in order; SIGINT and SIGHUP are the server's business.
+SIGTERM stops it in order; SIGINT and SIGHUP are the server's business. One more thread, `watch_parent`, ends a worker
+that cannot end itself; it touches nothing else.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -45,7 +48,11 @@ log = logging.getLogger("mlx_panel.worker")
 
 BEAT_SECONDS = 0.5
 LINGER_MS = 1000
+# A worker whose loop still turns gets so long to end in order before the watcher ends it.
+WATCH_SECONDS, GRACE_SECONDS = 1.0, 2.0
+REASON_LENGTH = 200
 STOPPED, DEFECT, LOAD_FAILED, ORPHANED = 0, 1, 3, 4
+GONE = "the server is gone; ending"
 
 
 class Worker:
@@ -59,6 +66,10 @@ class Worker:
         self._socket = socket
         self._failed: list[Event] = []
         self._next_beat = 0.0
+        self._bell, self._rope = os.pipe()
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._bell, zmq.POLLIN)
 
     def __repr__(self) -> str:
         return f"<Worker {self.engine!r} draining={self.draining} stopped={self.stopped}>"
@@ -67,7 +78,7 @@ class Worker:
         """The loop. Returns the exit code."""
         while not self.stopped:
             if os.getppid() != self.parent:
-                log.warning("the server is gone; ending")
+                log.warning(GONE)
                 return ORPHANED
             self._beat()
             self._wait()
@@ -80,7 +91,10 @@ class Worker:
 
     def stop(self, *_: object) -> None:
         """Stop before the next step; also the handler of SIGTERM."""
-        self.stopped = True
+        if not self.stopped:
+            self.stopped = True
+            # Ends the wait for commands, which a signal alone does not.
+            os.write(self._rope, b".")
 
     def send(self, report: Report) -> None:
         """Never blocks. What a vanished server does not take is lost with it."""
@@ -94,7 +108,7 @@ class Worker:
 
     def _wait(self) -> None:
         if not self.engine.busy:
-            self._socket.poll(max(1, int(1000 * (self._next_beat - time.monotonic()))))
+            self._poller.poll(max(1, int(1000 * (self._next_beat - time.monotonic()))))
 
     def _take_commands(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -165,14 +179,40 @@ def ready(engine: AnyEngine, load_seconds: float) -> Ready:
     )
 
 
-def reason(error: Exception) -> str:
-    """One line about why a folder could not be loaded: `FileNotFoundError: config.json`."""
+def reason(error: Exception, folder: str) -> str:
+    """One short line about why a folder could not be loaded, without its place: `FileNotFoundError: config.json`."""
     if isinstance(error, MlxPanelError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{type(error).__name__}: {os.path.basename(error.filename)}"
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:200]}".rstrip(".: ")
+        line = _unplaced(str(error), folder)
+    elif isinstance(error, OSError) and error.filename:
+        line = f"{type(error).__name__}: {os.path.basename(os.fsdecode(error.filename))}"
+    else:
+        line = f"{type(error).__name__}: {_unplaced(str(error), folder)}"
+    line = " ".join(line.split()).rstrip(".: ")
+    return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
+
+
+# Web addresses stay; a path ends at a space unless it is quoted.
+_PATHS = re.compile(
+    r"""https?://\S+ | (?<=')(?:~|\.\.?)?/[^'\n]*(?=') | (?<=")(?:~|\.\.?)?/[^"\n]*(?=")
+      | (?<![\w./~-])(?:~|\.\.?)?/[^\s'"`,;:()\[\]]+""",
+    re.VERBOSE,
+)
+
+
+def _unplaced(words: str, folder: str) -> str:
+    """Words with every path cut to its last part."""
+    absolute = {os.path.abspath(folder), os.path.realpath(folder)} if folder else set()
+    # Those that are known may have spaces in them.
+    known = {folder, *absolute, *map(os.path.dirname, absolute), os.path.expanduser("~")} - {"/", ""}
+    for place in sorted(known, key=len, reverse=True):
+        spelling = rf"(?<![\w.-]){re.escape(place)}"
+        words = re.sub(rf"{spelling}(?=/)", "", words)
+        words = re.sub(rf"{spelling}(?![\w-]|\.\w)", os.path.basename(place), words)
+    return _PATHS.sub(lambda found: _last_part(found[0]), words)
+
+
+def _last_part(path: str) -> str:
+    return path if path.startswith("http") else os.path.basename(path.rstrip("/"))
 
 
 def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
@@ -181,8 +221,10 @@ def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
     try:
         engine = load(options.model, options.fake, options.max_batch, options.prefill_step)
     except Exception as error:
-        log.error("the model could not be loaded: %s", site(error))
-        socket.send(encode(LoadFailed(reason(error))), zmq.NOBLOCK)
+        # No request was here yet: the words are about the folder alone.
+        words = " ".join(str(error).split())
+        log.error("the model could not be loaded: %s, in %s: %s", site(error), options.model, words)
+        socket.send(encode(LoadFailed(reason(error, options.model))), zmq.NOBLOCK)
         return LOAD_FAILED
     worker = Worker(engine, socket, options.parent)
     # Only now: while it loads, SIGTERM ends the process at once, as nothing is lost.
@@ -196,6 +238,23 @@ def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
         return DEFECT
     finally:
         engine.close(last=True)
+
+
+def watch_parent(parent: int) -> None:
+    """From a thread of its own, end this process when `parent` is not its parent any more, whatever else it does.
+
+    Loading and a hung step never reach the loop's own look. To look, the thread needs Python's lock: a call into C
+    that keeps the lock is not ended before it returns.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        time.sleep(GRACE_SECONDS)
+        log.warning(GONE)
+        os._exit(ORPHANED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -225,6 +284,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
     )
+    if os.getppid() != options.parent:
+        log.warning(GONE)
+        return ORPHANED
+    watch_parent(options.parent)
     _title(options.name)
     context = zmq.Context()
     try:

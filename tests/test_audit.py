@@ -539,6 +539,94 @@ def test_a_commit_that_failed_after_it_reached_the_file_is_not_repeated(path):
     assert ids(path) == [f"r{number}" for number in range(5)]
 
 
+def restore(path: Path, monday: int = 3) -> None:
+    """Put a file with rows r0 to r2 in the place of the one that is there."""
+    with closing(Database(path.with_name("backup.duckdb"))) as database:
+        database.open()
+        database.append([record(number) for number in range(monday)])
+    path.with_name("backup.duckdb").replace(path)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def delete_all(path: Path) -> None:
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
+
+
+@pytest.mark.parametrize("strike", [delete, delete_all, restore], ids=lambda strike: strike.__name__)
+def test_a_file_that_vanishes_comes_back_with_all_its_rows(tmp_path, strike, caplog):
+    path = tmp_path / "folder's" / "audit.duckdb"
+    store = AuditStore(path, flush_seconds=0.02)
+    store.start()
+    for number in range(5):
+        store.put(record(number))
+    store.flush()
+    strike(path)
+    store.put(record(5))
+    store.flush()
+    assert (store.written, store.pending, store.failed, store.trouble) == (6, 0, 0, "")
+    with closing(store.cursor()) as cursor:
+        assert queries.page(cursor).total == 6
+    assert [line.levelname for line in caplog.records] == ["ERROR"]
+    assert "deleted or replaced" in caplog.text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # Once more, and nothing waits when the store closes.
+    strike(path)
+    store.close()
+    assert ids(path) == [f"r{number}" for number in range(6)]
+    assert [file.name for file in path.parent.iterdir()] == ["audit.duckdb"]
+
+
+def test_rows_wait_while_something_else_lies_in_the_files_place(path, open_store, caplog):
+    store = open_store(flush_seconds=0.02)
+    store.put(record(0))
+    store.flush()
+    path.unlink()
+    path.write_text("not a database")
+    store.put(record(1))
+    wait_until(lambda: store.trouble)
+    assert (store.trouble, store.pending, store.failed) == ("AuditError", 1, 0)
+    assert "AuditError" in repr(store)
+    with pytest.raises(AuditError):
+        store.cursor()
+    path.unlink()
+    store.flush()
+    store.close()
+    assert ids(path) == ["r0", "r1"]
+    assert [line.levelname for line in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+
+
+def test_rows_kept_by_a_server_that_was_killed_are_taken_in_at_the_next_start(path, open_store):
+    store = open_store(flush_seconds=0.02)
+    store.put(record(0))
+    store.flush()
+    path.unlink()
+    path.write_text("not a database")
+    store.put(record(1))
+    wait_until(lambda: store.trouble)
+    store.close(timeout=0.1)
+    assert store.failed == 1
+    path.unlink()
+    open_store().close()
+    assert ids(path) == ["r0"]
+
+
+def test_rows_that_cannot_be_copied_are_counted(path):
+    database = Database(path)
+    database.open()
+    assert database.append([record(number) for number in range(3)]) == 3
+    path.unlink()
+    path.with_name("audit.duckdb.copy").mkdir()
+    assert database.append([record(3)]) == 1
+    assert (database.moves, database.lost) == (1, 3)
+    database.close()
+    assert ids(path) == ["r3"]
+
+
 @pytest.fixture
 def stuck_store(open_store) -> Iterator[tuple[AuditStore, duckdb.DuckDBPyConnection]]:
     """A store whose writes fail as long as the cursor's transaction lives."""

@@ -298,13 +298,6 @@ def test_every_page_builds() -> None:
         assert document.roots[0].class_name == "Page"
 
 
-def test_bokeh_does_not_reconnect_a_page() -> None:
-    with set_curdoc(Document()) as document:
-        pages.build(recorded())
-    assert document.config.reconnect_session is False
-    assert document.config.notify_connection_status is False
-
-
 def test_remembered_resources_are_the_same() -> None:
     document = pages.build(recorded()).server_doc(Document())
     asked = Resources(mode="server", root_url="/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_panel.engine.batch import Batch
 from mlx_panel.engine.engine import Engine
 from mlx_panel.engine.sampling import BatchSampler
-from mlx_panel.errors import Conflict, ContextLengthExceeded, EmptyPrompt, InvalidParameter, TemplateError
+from mlx_panel.errors import (
+    BadRequest,
+    Conflict,
+    ContextLengthExceeded,
+    EmptyPrompt,
+    InvalidParameter,
+    TemplateError,
+)
 from mlx_panel.messages import (
     Cancelled,
     Done,
@@ -218,6 +226,23 @@ def test_a_large_vocabulary_is_sampled_from_its_most_likely_tokens() -> None:
     assert ranks[-1] < 20
 
 
+@pytest.mark.parametrize("cold", [0.0, 1.0])
+def test_top_p_of_a_flat_distribution_reaches_beyond_the_most_likely_thousand(cold: float) -> None:
+    # 4,000 of 5,000 equally likely tokens are within top_p; the row beside it is peaked, and one is greedy.
+    flat = mx.where(mx.arange(5000) < 4000, 1e-3, 0.0)
+    peaked = mx.where(mx.arange(5000) == 7, 50.0, 0.0)
+    logits = mx.stack([flat, peaked, flat, flat])
+    narrow = Sampling(top_p=0.5, top_k=3)
+    sampler = BatchSampler([Sampling(top_p=0.79), Sampling(top_p=0.9), Sampling(cold), narrow])
+    drawn = [sampler(logits).tolist() for _ in range(400)]
+    rows = list(zip(*drawn, strict=True))
+    assert len(set(rows[0])) > 300
+    assert max(rows[0]) < 4000
+    assert sum(token >= 2000 for token in rows[0]) == pytest.approx(200, abs=60)
+    assert set(rows[1]) == {7}
+    assert len(set(rows[3])) <= 3
+
+
 def test_sampling_differs_between_requests_and_mixes_with_greedy(engine: Engine) -> None:
     for id in ("a", "b"):
         engine.add(ask(id, sampling=Sampling(temperature=1.2, top_p=0.95, min_p=0.01, top_k=10**6)))
@@ -260,6 +285,40 @@ def test_what_does_not_fit_is_refused_with_its_numbers(engine: Engine) -> None:
     assert engine._waiting[0].prompt.max_tokens == room
 
 
+def test_what_cannot_fit_is_refused_without_encoding_it(engine: Engine, monkeypatch) -> None:
+    def encode(text: str, **_: object) -> list[int]:
+        raise AssertionError("encoded")
+
+    long = "a word and 1 = é\n" * 700_000
+    monkeypatch.setattr(engine.tokenizer._tokenizer, "encode", encode)
+    for request in (ask(prompt=long), chat(Message("user", long)), ask(prompt=long, max_tokens=None)):
+        started = time.perf_counter()
+        with pytest.raises(ContextLengthExceeded, match=r"has at least \d+ prompt tokens") as e:
+            engine.add(request)
+        assert time.perf_counter() - started < 1
+        assert e.value.numbers["context_length"] == 1024
+        assert e.value.numbers["prompt_tokens"] > 100_000
+    with pytest.raises(AssertionError, match="encoded"):
+        engine.add(ask(prompt="a word"))
+
+
+def called(arguments: str) -> GenerateRequest:
+    call = PastToolCall("1", Function("f", arguments))
+    return chat(Message("user", "Call."), Message("assistant", tool_calls=(call,)))
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize(("left", "right"), [('{"canary":', "}"), ("[", "]")])
+def test_arguments_of_any_depth_are_the_clients_fault(
+    engine: Engine, depth: int, left: str, right: str
+) -> None:
+    request = called('{"a":' + left * depth + "1" + right * depth + "}")
+    with pytest.raises(BadRequest) as e:
+        engine.add(request)
+    assert e.value.field == "messages"
+    assert "canary" not in str(e.value)
+
+
 def test_bad_requests_never_reach_the_batch(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EmptyPrompt):
         engine.add(ask(prompt=""))
@@ -273,6 +332,8 @@ def test_bad_requests_never_reach_the_batch(engine: Engine, tmp_path: Path) -> N
         engine.add(ask(sampling=Sampling(top_p=0)))
     with pytest.raises(InvalidParameter):
         engine.add(ask(max_tokens=0))
+    with pytest.raises(InvalidParameter, match="Unicode"):
+        engine.add(ask(prompt="\ud800"))
     engine.add(ask("twice"))
     with pytest.raises(Conflict):
         engine.add(ask("twice"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def visit(server: Running, chromium: Browser) -> Iterator[Visit]:
 
 def test_a_request_appears_on_the_page(server: Running, visit: Visit) -> None:
     page = visit.page
+    page.get_by_role("button", name="Show all").click(timeout=15_000)
     row = page.locator("tr", has_text="tiny").filter(has=page.locator("button"))
     expect(row.first).to_contain_text("Load", timeout=15_000)
     row.first.get_by_role("button", name=re.compile("Load")).click()
@@ -91,6 +93,14 @@ def test_nothing_is_sent_to_a_hidden_page(server: Running, visit: Visit) -> None
     assert len(frames) - before <= 1
 
 
+def test_the_page_has_a_name_and_an_icon(server: Running, visit: Visit) -> None:
+    expect(visit.page).to_have_title("mlx-panel", timeout=15_000)
+    icons = visit.page.locator("link[rel~='icon'], link[rel='apple-touch-icon'], link[rel='manifest']")
+    addresses = icons.evaluate_all("links => links.map(link => link.href)")
+    assert addresses
+    assert {server.client.get(address).status_code for address in [*addresses, "/favicon.ico"]} == {200}
+
+
 HIDE = "value => { Object.defineProperty(document, 'hidden', {value, configurable: true}); document.dispatchEvent(new Event('visibilitychange')) }"
 AWAY = "net::ERR_CONNECTION_"  # what a browser says by itself of a server that is not there
 
@@ -123,6 +133,20 @@ def test_a_page_comes_back_with_its_server(tmp_path: Path, chromium: Browser, hi
         assert "arning" not in server.output()
     assert [error for error in visit.errors if AWAY not in error] == []
     assert visit.foreign == []
+
+
+def test_a_slow_server_is_not_a_lost_one(server: Running, visit: Visit) -> None:
+    page, old = visit.page, visit.page.locator(".banner", has_text="No news from the server")
+    expect(page.locator(".card", has_text="Speed")).to_contain_text("tok/s", timeout=15_000)
+    expect(page.locator(".models tbody tr").first).to_be_visible(timeout=15_000)
+    page.evaluate("window.same = true")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        expect(old).to_be_visible(timeout=15_000)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    expect(old).to_be_hidden(timeout=15_000)
+    assert page.evaluate("window.same")
 
 
 def test_a_page_whose_server_is_gone_does_not_break_the_next(server: Running, chromium: Browser) -> None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 import zmq
 
+from mlx_panel.errors import ModelLoadFailed
 from mlx_panel.messages import (
     Add,
     Beat,
@@ -37,6 +38,7 @@ from mlx_panel.messages import (
     decode_report,
     encode,
 )
+from mlx_panel.worker import reason
 
 from .models import tiny_model
 
@@ -178,6 +180,40 @@ def test_a_folder_that_cannot_be_loaded_is_named_in_one_line(peer: Peer, tmp_pat
     assert "FileNotFoundError at" in logged
 
 
+def test_where_a_broken_model_lies_is_in_the_log_alone(peer: Peer, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "my models" / "tiny")
+    (folder / "model.safetensors").write_bytes(b"broken" * 100)
+    peer.start("--model", str(folder))
+    said = peer.receive().reason
+    assert "model.safetensors" in said
+    assert "/" not in said
+    code, logged = peer.end()
+    assert code == 3
+    assert str(folder / "model.safetensors") in logged
+    assert len(logged.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("no header: /srv/my models/tiny/a.bin"), "RuntimeError: no header: a.bin"),
+        (RuntimeError("/srv/my models/tiny: empty."), "RuntimeError: tiny: empty"),
+        (
+            ValueError("'/tmp/a b/c.json' or ~/d.txt (/x/e), and/or f"),
+            "ValueError: 'c.json' or d.txt (e), and/or f",
+        ),
+        (ValueError("see https://huggingface.co/docs/x"), "ValueError: see https://huggingface.co/docs/x"),
+        (PermissionError(13, "denied", "/srv/my models/other/g"), "PermissionError: g"),
+        (KeyError("model_type"), "KeyError: 'model_type'"),
+        (ModelLoadFailed("no place in /srv/my models/h"), "no place in h"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_reason_is_short_and_says_no_place(error: Exception, line: str) -> None:
+    assert reason(error, "/srv/my models/tiny") == line
+    assert len(reason(ValueError("words " * 100), "")) == 200
+
+
 def test_a_fake_folder_loads_like_a_model_and_its_fields_are_checked(peer: Peer, tmp_path: Path) -> None:
     (tmp_path / "fake.json").write_text('{"txt": "typo"}')
     peer.start("--model", str(tmp_path))
@@ -235,6 +271,52 @@ def test_a_hung_fake_has_no_pulse_and_only_sigkill_ends_it(peer: Peer) -> None:
 def test_a_worker_without_a_model_does_without_mlx() -> None:
     light = "import mlx_panel.worker, mlx_panel.engine.blas, sys; sys.exit('mlx.core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light]).returncode == 0
+
+
+def test_sigterm_ends_an_idle_worker_at_once(peer: Peer) -> None:
+    peer.fake()
+    taken = []
+    for _ in range(3):
+        # Right after a beat: the next look at the clock is half a second away.
+        peer.take(Beat)
+        time.sleep(0.05)
+        peer.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert peer.end() == (0, "")
+        taken.append(time.monotonic() - started)
+        peer.fake()
+    assert min(taken) < 0.3
+
+
+@pytest.mark.parametrize("spec", [{"load_seconds": 60}, {"hang_after": 1}])
+def test_an_orphan_that_loads_or_hangs_is_ended(peer: Peer, spec: dict[str, int]) -> None:
+    script = '"$@" & echo $! >&2; wait'
+    peer.start("--fake", json.dumps(spec), before=("/bin/sh", "-c", script, "sh"))
+    pid = int(peer.process.stderr.readline())
+    if "hang_after" in spec:
+        peer.send(Add(ask()))
+        peer.until(lambda event: isinstance(event, Text))
+    else:
+        time.sleep(1)
+    peer.process.kill()
+    peer.process.wait()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and alive(pid):
+        time.sleep(0.05)
+    assert not alive(pid)
+    assert "the server is gone; ending" in peer.process.stderr.read()
+
+
+def test_a_parent_that_is_gone_already_is_noticed_at_the_start(peer: Peer) -> None:
+    peer.start("--fake", json.dumps({"load_seconds": 60}), "--parent", "1")
+    code, logged = peer.end()
+    assert code == 4
+    assert "the server is gone; ending" in logged
+
+
+def test_the_watcher_ends_a_process_that_does_nothing_else() -> None:
+    code = "import time; from mlx_panel.worker import watch_parent; watch_parent(1); time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, stderr=subprocess.DEVNULL).returncode == 4
 
 
 @pytest.mark.parametrize("spec", [{}, {"stall_after": 1}])

@@ -58,8 +58,8 @@ class AuditReader:
         with contextlib.suppress(AuditError):
             self._store.flush(timeout=1.0)
         # A cursor a question: one that is kept would outlive a file the writer had to open anew.
-        with contextlib.closing(self._store.cursor()) as cursor:
-            try:
+        try:
+            with contextlib.closing(self._store.cursor()) as cursor:
                 return question(cursor)
-            except duckdb.Error as error:
-                raise AuditError(f"The audit log could not be read ({type(error).__name__}).") from error
+        except duckdb.Error as error:
+            raise AuditError(f"The audit log could not be read ({type(error).__name__}).") from error

@@ -35,7 +35,8 @@ class AuditStore:
     A commit is made when `flush_rows` rows wait, or when the oldest has waited `flush_seconds`, and holds at most
     `flush_rows` rows. While the disk refuses, up to `capacity` rows wait in memory, and the writer tries again after
     pauses that grow from `flush_seconds` to 10 s. A row that is lost, because memory was full, because the store was
-    closed or because it does not fit the table, counts in `failed`.
+    closed, because it does not fit the table or because its file was deleted, counts in `failed`. A file that is
+    deleted or replaced while it is open is noticed at the next commit, written anew with all its rows, and logged.
     """
 
     def __init__(
@@ -92,7 +93,12 @@ class AuditStore:
     @property
     def failed(self) -> int:
         """Rows that are lost."""
-        return self._refused + self._lost
+        return self._refused + self._lost + self._database.lost
+
+    @property
+    def trouble(self) -> str:
+        """What keeps rows from being written now, by its class; "" when nothing does."""
+        return self._trouble
 
     @property
     def model_rows(self) -> int:
@@ -182,7 +188,7 @@ class AuditStore:
         return self._not_before if hurry else max(self._due, self._not_before)
 
     def _store(self, batch: list[AuditRecord]) -> None:
-        started = time.monotonic()
+        started, moves = time.monotonic(), self._database.moves
         try:
             stored = self._database.append(batch)
         except REFUSED as error:
@@ -191,6 +197,12 @@ class AuditStore:
             self._back_off(error)
         else:
             self._leave(written=stored, due=started + self._flush_seconds)
+        self._tell_moved(moves)
+
+    def _tell_moved(self, moves: int) -> None:
+        if self._database.moves > moves:
+            lost = self._database.lost
+            logger.error("audit: the file was deleted or replaced; a new one goes on, %d rows lost", lost)
 
     def _narrow(self, batch: list[AuditRecord], error: Exception) -> None:
         """Find the row that does not fit by halves, and drop it alone."""
@@ -236,8 +248,10 @@ class AuditStore:
             logger.error("audit: %d rows are lost, they could not be written before closing", count)
 
     def _close_database(self) -> None:
+        moves = self._database.moves
         try:
             self._database.close()
-        except duckdb.Error as error:
-            # The rows are safe in the write-ahead log; the next start folds it in.
+        except (duckdb.Error, AuditError, OSError) as error:
+            # The rows are safe in the write-ahead log, or in a copy; the next start folds them in.
             logger.warning("audit: no checkpoint at closing (%s)", type(error).__name__)
+        self._tell_moved(moves)

@@ -6,7 +6,8 @@ const STATES = {
   available: ["Available", "calm"], loading: ["Loading", "busy"], ready: ["Ready", "good"],
   stopping: ["Stopping", "warn"], failed: ["Failed", "bad"],
 }
-const FEW = 6 // models that are shown before somebody asks for all
+const FEW = 6, FEW_NARROW = 3 // models that are shown before somebody asks for all; on a phone one is a tall card
+const NARROW = matchMedia("(max-width: 620px)")
 const ALL_SHOWN = "mlx-panel-all-models"
 const MODEL_TINTS = ["#0a7ea4", "#7b61d1", "#d9822b", "#2a9d6f", "#c94f7c", "#5b7fd6"]
 
@@ -252,7 +253,7 @@ function fold(touched, changed) {
     changed()
   })
   const choose = (models) => {
-    let room = FEW - models.filter((one) => one.state !== "available" || touched.has(one.id)).length
+    let room = (NARROW.matches ? FEW_NARROW : FEW) - models.filter((one) => one.state !== "available" || touched.has(one.id)).length
     const first = models.filter((one) => one.state !== "available" || touched.has(one.id) || room-- > 0)
     node.hidden = models.length <= first.length + 1
     mark(button, "aria-expanded", String(all))

@@ -61,7 +61,6 @@ def overview(source: Source) -> pmui.Page:
         margin=(16, 0, 0, 0),
         sx={"& .MuiTabs-root": {"marginBottom": "10px", "minHeight": "40px"}},
     )
-    _leave_reconnecting()
     page = pmui.Page(
         title="mlx-panel",
         header=[Status(source)],
@@ -75,12 +74,6 @@ def overview(source: Source) -> pmui.Page:
     with edit_readonly(page):
         page.busy = False  # it follows every event of every session: two messages to each open page
     return page
-
-
-def _leave_reconnecting() -> None:
-    """Keep Bokeh from patching the document of a server that is gone into a new session: status.js loads it anew."""
-    if document := pn.state.curdoc:
-        document.config.update(reconnect_session=False, notify_connection_status=False, notifications=None)
 
 
 PAGES: dict[str, tuple[str, Callable[[Source], pmui.Page]]] = {"/": ("mlx-panel", overview)}

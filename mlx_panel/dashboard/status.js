@@ -30,6 +30,11 @@ async function serverAnswers() {
   return Boolean(answer && answer.ok)
 }
 
+/** Bokeh would patch the document of a server that is gone into a session of the new one. It is not to try. */
+function keepBokehFromReconnecting(document) {
+  document.config.setv({reconnect_session: false, notify_connection_status: false}, {sync: false})
+}
+
 /** The page's session ended with its server. Load the page anew once the server is back and somebody looks. */
 function comeBack() {
   let pause = performance.now() < SETTLED ? LONGEST_PAUSE : FIRST_PAUSE
@@ -67,7 +72,10 @@ export function render({model, view}) {
     show()
     if (page) comeBack()
   })
-  if (page) keepTheme(page)
+  if (page) {
+    keepBokehFromReconnecting(view.model.document)
+    keepTheme(page)
+  }
   watchEye(model, view, root)
   return whole
 }

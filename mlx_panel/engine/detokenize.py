@@ -95,7 +95,7 @@ class Vocabulary:
         return TableDetokenizer(self._table)
 
     def _build(self, vocab: dict[str, int]) -> list[bytes]:
-        to_bytes = _byte_level() if self.kind == "byte-level" else _sentencepiece
+        to_bytes = byte_level() if self.kind == "byte-level" else _sentencepiece
         table = [b""] * self.size
         for token, number in vocab.items():
             table[number] = to_bytes(token)
@@ -146,7 +146,7 @@ def _is_space_rule(part: dict) -> bool:
     return part.get("replacement", _SPACE) == _SPACE
 
 
-def _byte_level() -> Any:
+def byte_level() -> Any:
     """GPT-2's alphabet: every byte has a printable character. A token outside it is its own text."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

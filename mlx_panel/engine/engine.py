@@ -25,6 +25,7 @@ from ..site import site  # noqa: E402
 from . import loader, prompt  # noqa: E402
 from .batch import Batch  # noqa: E402
 from .detokenize import Vocabulary  # noqa: E402
+from .floor import Floor  # noqa: E402
 from .row import Row  # noqa: E402
 from .sampling import check  # noqa: E402
 
@@ -52,6 +53,7 @@ class Engine:
         self.versions = {"mlx-panel": __version__, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
         self._vocabulary = Vocabulary(self.tokenizer)
+        self._floor = Floor(self.tokenizer)
         self._waiting: deque[Row] = deque()
         self._rows: dict[int, Row] = {}
         self._untold: list[Event] = []
@@ -71,7 +73,7 @@ class Engine:
         if request.id in self.ids:
             raise Conflict("A request with this id is running.")
         check(request.sampling)
-        built = prompt.build(request, self.tokenizer, self.info.context_length)
+        built = prompt.build(request, self.tokenizer, self.info.context_length, self._floor)
         row = Row(request, built, self._vocabulary.detokenizer())
         self._waiting.append(row)
         if len(self._waiting) + self.running > self.max_batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -14,6 +15,7 @@ from ..messages import GenerateRequest, Message
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     RuntimeError,
@@ -29,19 +31,28 @@ class Prompt(msgspec.Struct, frozen=True):
     max_tokens: int
 
 
-def build(request: GenerateRequest, tokenizer: Any, context_length: int) -> Prompt:
-    """Render and encode a request.
+def build(
+    request: GenerateRequest, tokenizer: Any, context_length: int, floor: Callable[[str], int]
+) -> Prompt:
+    """Render and encode a request. `floor` gives a number of tokens that a text has at least.
 
     Raises TemplateError, EmptyPrompt, ContextLengthExceeded or InvalidParameter; none holds text of the request.
     """
     field = "prompt" if request.messages is None else "messages"
-    tokens = _raw(request, tokenizer) if request.messages is None else _chat(request.messages, tokenizer)
+    text = request.prompt or "" if request.messages is None else _chat(request.messages, tokenizer)
+    if isinstance(text, str):
+        # Encoding is slow, and nobody else's request moves meanwhile: what is certain not to fit ends here.
+        fit(_floor(text, floor, field), request.max_tokens, context_length, field, "at least ")
+        special = request.messages is None and request.add_special_tokens
+        tokens = list(tokenizer.encode(text, add_special_tokens=special))
+    else:
+        tokens = text
     if not tokens:
         raise EmptyPrompt(field=field)
     return Prompt(tokens, fit(len(tokens), request.max_tokens, context_length, field))
 
 
-def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: str) -> int:
+def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: str, about: str = "") -> int:
     """How many tokens may be generated: `max_tokens`, or what the context leaves when it is None."""
     if max_tokens is not None and max_tokens < 1:
         raise InvalidParameter("max_tokens must be at least 1.", field="max_tokens")
@@ -51,7 +62,7 @@ def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: 
     more = "" if max_tokens is None else f" and asks for {max_tokens} more"
     raise ContextLengthExceeded(
         f"This model's maximum context length is {context_length} tokens, "
-        f"the request has {prompt_tokens} prompt tokens{more}.",
+        f"the request has {about}{prompt_tokens} prompt tokens{more}.",
         field=field,
         context_length=context_length,
         prompt_tokens=prompt_tokens,
@@ -59,11 +70,15 @@ def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: 
     )
 
 
-def _raw(request: GenerateRequest, tokenizer: Any) -> list[int]:
-    return list(tokenizer.encode(request.prompt or "", add_special_tokens=request.add_special_tokens))
+def _floor(text: str, floor: Callable[[str], int], field: str) -> int:
+    try:
+        return floor(text)
+    except UnicodeEncodeError:
+        raise InvalidParameter("The text is not valid Unicode.", field=field) from None
 
 
-def _chat(messages: tuple[Message, ...], tokenizer: Any) -> list[int]:
+def _chat(messages: tuple[Message, ...], tokenizer: Any) -> str | list[int]:
+    """The conversation as the template writes it, BOS included; a tokenizer that renders to ids is taken at its word."""
     if not messages:
         raise EmptyPrompt(field="messages")
     if not tokenizer.has_chat_template:
@@ -74,8 +89,7 @@ def _chat(messages: tuple[Message, ...], tokenizer: Any) -> list[int]:
     except _TEMPLATE_FAULTS:
         # The template's own words can quote the conversation, so they end here.
         raise TemplateError(field="messages") from None
-    # The template writes BOS itself. A tokenizer that renders straight to ids is taken at its word.
-    return list(tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text)
+    return text if isinstance(text, str) else list(text)
 
 
 def _turn(message: Message) -> dict[str, Any]:
@@ -90,5 +104,9 @@ def _turn(message: Message) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any] | str:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
+    except RecursionError:
+        raise InvalidParameter(
+            "The arguments of a tool call are nested too deeply.", field="messages"
+        ) from None
     except msgspec.DecodeError:
         return text

@@ -7,7 +7,7 @@ and batch size, which on a CPU stops everything for a second. Here parameters ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -16,7 +16,8 @@ from ..messages import Sampling
 
 # Below this, half precision overflows in logits / temperature; the most likely token wins there anyway.
 GREEDY_BELOW = 1e-3
-# `top_p` is sought among so many most likely tokens: sorting a whole vocabulary costs more than a small model's step.
+# On a CPU `top_p` is sought among so many most likely tokens first: sorting a whole vocabulary costs more than a small
+# model's step. On a GPU mlx's partition is a sort, so there the whole vocabulary is sorted once.
 CANDIDATES = 1024
 
 
@@ -43,6 +44,7 @@ class _Group(NamedTuple):
     top_k: mx.array
     min_p: mx.array
     width: int
+    open_end: bool
 
 
 class BatchSampler:
@@ -97,6 +99,7 @@ def _group(
         column([sampling.top_k or float("inf") for sampling in chosen]),
         mx.log(column([sampling.min_p for sampling in chosen])),
         max(CANDIDATES, *(sampling.top_k for sampling in chosen)),
+        any(sampling.top_p < 1 and not sampling.top_k for sampling in chosen),
     )
 
 
@@ -108,14 +111,40 @@ def _pick_any(logits: mx.array, group: _Group) -> mx.array:
 
 def _pick_likely(logits: mx.array, group: _Group) -> mx.array:
     """From the most likely tokens, sorted, what `top_p`, `top_k` and `min_p` leave of them."""
-    likely = _candidates(logits, group.width)
+    width = logits.shape[-1] if _sorts_whole() else min(group.width, logits.shape[-1])
+    tokens, beyond = _pick_among(logits, group, width)
+    if width == logits.shape[-1] or not group.open_end:
+        return tokens
+    # The one wait for a figure in a step, and only on a CPU.
+    flags: Any = beyond.tolist()
+    rows = [row for row, needs_more in enumerate(flags) if needs_more]
+    if rows:
+        some = mx.array(rows)
+        tokens[some], _ = _pick_among(logits[some], _only(group, some), logits.shape[-1])
+    return tokens
+
+
+def _pick_among(logits: mx.array, group: _Group, width: int) -> tuple[mx.array, mx.array]:
+    """Tokens from the `width` most likely ones, and for each row whether less likely ones were to be drawn too."""
+    likely = _candidates(logits, width)
     scores = mx.take_along_axis(logits, likely, axis=-1)
     chances = mx.exp(scores - mx.logsumexp(logits, axis=-1, keepdims=True))
     mass_before = mx.cumsum(chances, axis=-1, inclusive=False)
-    keep = (mass_before < group.top_p) & (mx.arange(scores.shape[-1]) < group.top_k)
+    keep = (mass_before < group.top_p) & (mx.arange(width) < group.top_k)
     keep = keep & (scores >= scores[:, :1] + group.min_p)
     choice = mx.random.categorical(mx.where(keep, scores / group.temperature, -mx.inf))
-    return mx.take_along_axis(likely, choice[:, None], axis=-1)[:, 0]
+    full = mass_before[:, -1:] + chances[:, -1:] >= group.top_p
+    beyond = keep[:, -1:] & ~full & (group.top_k > width)
+    return mx.take_along_axis(likely, choice[:, None], axis=-1)[:, 0], beyond[:, 0]
+
+
+def _sorts_whole() -> bool:
+    return mx.default_device().type != mx.DeviceType.cpu
+
+
+def _only(group: _Group, rows: mx.array) -> _Group:
+    columns = {name: getattr(group, name)[rows] for name in ("temperature", "top_p", "top_k", "min_p")}
+    return group._replace(**columns)
 
 
 def _candidates(logits: mx.array, width: int) -> mx.array:
