@@ -97,7 +97,7 @@ class ContextLengthExceeded(BadRequest):
     def revive(cls, numbers: Mapping[str, int | float]) -> MlxPanelError:
         # Clients recognise an overflow by the first half of this sentence.
         given = {name: number for name, number in numbers.items() if number}
-        text = f"This model's maximum context length is {given.get('context_length')} tokens, but the prompt has {given.get('prompt_tokens')} tokens"
+        text = f"This model's maximum context length is {given.get('context_length')} tokens, but the prompt has at least {given.get('prompt_tokens')} tokens"
         wanted = given.get("max_tokens")
         return cls(text + (f" and {wanted} more were asked for." if wanted else "."), field=None, **given)
 

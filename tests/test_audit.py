@@ -571,7 +571,8 @@ def test_a_file_that_vanishes_comes_back_with_all_its_rows(tmp_path, strike, cap
     assert (store.written, store.pending, store.failed, store.trouble) == (6, 0, 0, "")
     with closing(store.cursor()) as cursor:
         assert queries.page(cursor).total == 6
-    assert [line.levelname for line in caplog.records] == ["ERROR"]
+    # The rows are told written before the log line is: closing waits for both.
+    wait_until(lambda: [line.levelname for line in caplog.records] == ["ERROR"])
     assert "deleted or replaced" in caplog.text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     # Once more, and nothing waits when the store closes.

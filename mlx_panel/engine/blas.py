@@ -32,7 +32,7 @@ INSTALLERS = {
 
 
 def find() -> Blas:
-    """What `preload()` would put in place; loads nothing. Raises SettingsError as `preload()` does."""
+    """What `preload()` would put in place in a new process; loads nothing. Raises SettingsError as `preload()` does."""
     settled = _settled()
     if settled is not None:
         return settled
@@ -45,7 +45,7 @@ def preload() -> Blas:
     Where `mlx.core` is already imported nothing is loaded and the report says what it really uses. Raises
     SettingsError when MLX_SERVER_BLAS has an unknown value or asks for a library that cannot be loaded.
     """
-    settled = _settled()
+    settled = _settled() or _imported()
     if settled is not None:
         return settled
     for path in _candidates():
@@ -55,12 +55,17 @@ def preload() -> Blas:
 
 
 def _settled() -> Blas | None:
-    """The answer where there is nothing to choose: other platforms, CUDA, or mlx already imported."""
+    """The answer where there is nothing to choose: other platforms, or CUDA."""
     if sys.platform == "darwin":
         return Blas("Accelerate")
     if has_cuda():
         return Blas("cuBLAS")
     _choice(os.environ)
+    return None
+
+
+def _imported() -> Blas | None:
+    """What this process uses, once mlx is imported: then it is too late to choose."""
     return _in_use() if "mlx.core" in sys.modules else None
 
 
