@@ -77,6 +77,7 @@ def test_a_drain_that_takes_too_long_ends_streams_with_an_error(serve: Any) -> N
     event = json.loads(stream.last())
     assert event["error"]["code"] == "draining"
     assert event["request_id"]
+    assert statuses(server) == {"error": 1}
 
 
 def test_a_second_signal_does_not_wait(serve: Any) -> None:

@@ -74,7 +74,7 @@ class Ledger:
         )
         return AuditRecord(
             request_id=self.request_id, timestamp=self.timestamp, endpoint=self.endpoint, dialect=self.dialect,
-            status=_status(error), http_status=http_status, model_requested=self.model_requested, model_used=self.model_used,
+            status=_status(error, begun=self._submitted is not None), http_status=http_status, model_requested=self.model_requested, model_used=self.model_used,
             backend_type=self.backend_type, stream=self.stream, error_type=error.code if error else None,
             queue_ms=_ms(waiting), load_ms=_ms(self._load), ttft_ms=_ms(self.ttft), duration_ms=_ms(time.monotonic() - self.arrived) or 0.0,
             prompt_tokens=self.usage.prompt_tokens, cached_tokens=self.usage.cached_tokens, completion_tokens=self.usage.completion_tokens,
@@ -83,14 +83,15 @@ class Ledger:
         )  # fmt: skip
 
 
-def _status(error: MlxPanelError | None) -> Status:
+def _status(error: MlxPanelError | None, *, begun: bool) -> Status:
+    """What became of a request. One that a stopping server cut off had begun, so it was not merely turned away."""
     if error is None:
         return "success"
     if isinstance(error, ClientGone):
         return "cancelled"
     if isinstance(error, Timeout):
         return "timeout"
-    refused = status_of(error) < 500 or isinstance(error, Draining | QueueFull)
+    refused = status_of(error) < 500 or (isinstance(error, Draining | QueueFull) and not begun)
     return "rejected" if refused else "error"
 
 
