@@ -78,14 +78,14 @@ class Runtime:
         try:
             for folder in (self.folder, self.folder / "models", self.folder / "logs", self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.chmod(0o700)
+            for folder in (self.folder, self.run):
+                folder.chmod(0o700)  # fails where a folder under /tmp is somebody else's
         except OSError as error:
             raise SettingsError(f"The data folder {self.folder} cannot be used: {error.strerror}.") from error
         self.audit.start()
-        for (
-            left
-        ) in self.run.iterdir():  # sockets of a server that was killed; the audit log says that none is alive
-            left.unlink()
+        # The audit log is ours now, so no other server is alive: what lies here belonged to one that was killed.
+        for socket in self.run.iterdir():
+            socket.unlink()
         self._machine = {
             "python": platform.python_version(),
             "platform": platform.platform(),

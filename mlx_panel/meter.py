@@ -24,7 +24,6 @@ class Meter:
         self._running = 0
         self._total = 0
         self._errors = 0
-        self._rows = 0
         self._ttft: deque[tuple[float, float]] = deque()
 
     def __len__(self) -> int:
@@ -49,7 +48,6 @@ class Meter:
         """A request has ended."""
         if record.dialect == "management":
             return
-        self._rows += 1
         self._total += 1
         self._errors += record.status in ("error", "timeout")
 
@@ -64,7 +62,7 @@ class Meter:
         """The meter's part of a snapshot."""
         return {
             "requests": self._running, "requests_total": self._total, "errors_total": self._errors,
-            "audit_rows": self._rows, "ttft_ms": self.ttft_ms,
+            "audit_rows": self._total, "ttft_ms": self.ttft_ms,
         }  # fmt: skip
 
 

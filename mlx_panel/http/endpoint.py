@@ -80,9 +80,8 @@ class Endpoint(RequestHandler):
     async def prepare(self) -> None:
         self.house = await self._find_house()
         connection: Any = self.request.connection
-        connection.set_max_body_size(
-            1 << 50
-        )  # Tornado would answer a long body itself, and not as a problem.
+        # Tornado would answer a long body itself, and not as a problem.
+        connection.set_max_body_size(1 << 50)
         announced = self.request.headers.get("Content-Length") or "0"
         if not announced.isdecimal():
             self._conclude(BadRequest("The Content-Length is not a number."))

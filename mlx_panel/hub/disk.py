@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import Conflict, ModelNotFound
 from ..messages import LocalModel
+from ..settings import data_folder
 
 CONFIG, SCRIPT, INDEX = "config.json", "fake.json", "model.safetensors.index.json"
 SCRIPTED_CONTEXT = 4096
@@ -27,11 +28,6 @@ CONTEXT_KEYS = (
     "n_ctx",
     "max_seq_len",
 )
-
-
-def data_folder() -> Path:
-    """Where everything of ours lies: MLX_SERVER_DATA_DIR or ~/.mlx-panel."""
-    return Path(os.environ.get("MLX_SERVER_DATA_DIR") or "~/.mlx-panel").expanduser()
 
 
 def hub_cache() -> Path:
