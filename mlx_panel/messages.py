@@ -1,7 +1,7 @@
 """What flows through the house: frozen msgspec structs, and nothing that acts.
 
 Commands go from the server to a worker, events and reports come back; both travel as msgpack over ZeroMQ.
-`AuditRecord` is the one row a request leaves. Nothing here imports another layer.
+`AuditRecord` is the one row a request leaves. Nothing here imports another layer; `tuning.py` holds an engine's options.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+
+from .tuning import CacheFigures, CacheReport, EngineOptions
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
@@ -46,20 +48,31 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 class Sampling(msgspec.Struct, frozen=True):
     """How the next token is chosen. `temperature` 0 is greedy; the other values then have no effect.
 
-    `top_p` in (0, 1], 1 is off; `top_k` 0 is off; `min_p` in [0, 1], 0 is off.
+    `top_p` in (0, 1], 1 is off; `top_k` 0 is off; `min_p` in [0, 1], 0 is off. `repetition_penalty` (1 is off) looks at
+    prompt and answer, the last `repetition_context` tokens of them, 0 for all; `presence_penalty` and
+    `frequency_penalty` (0 is off) look at the answer. `logit_bias` is added to the logits, by token id. With a `seed`
+    the draws are those of any other request with that seed.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_context: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
     """One generation. Exactly one of `messages` (rendered by the chat template) and `prompt` (raw text) is set.
 
     `max_tokens` None means: up to the model's context. `stop` strings end the answer before themselves.
-    `add_special_tokens` says whether a raw prompt gets the tokenizer's BOS.
+    `add_special_tokens` says whether a raw prompt gets the tokenizer's BOS. `logprobs` asks for the log-probability of
+    each token and of so many alternatives (0 to 20). `deterministic` asks for a lane of its own: batch size 1, prompt
+    chunks of a fixed size, nothing restored from the prefix cache, and seed 0 where none is given.
     """
 
     id: str
@@ -70,6 +83,8 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     add_special_tokens: bool = True
+    logprobs: int | None = None
+    deterministic: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -98,13 +113,19 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     id: str
 
 
+class Tune(msgspec.Struct, frozen=True, tag=True):
+    """New options for a running engine; those that shape its caches or its models wait for the next load."""
+
+    options: EngineOptions
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the worker. With `drain`, what runs is finished first and nothing new is taken."""
 
     drain: bool = False
 
 
-Command = Add | Cancel | Stop
+Command = Add | Cancel | Tune | Stop
 
 
 # --- worker -> server: events of a request -----------------------------------------------------------------
@@ -119,12 +140,25 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
     total: int = 0
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's log-probability (natural, of the model itself: before temperature, penalties and bias)."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
 class Text(msgspec.Struct, frozen=True, tag=True):
-    """The next piece of the answer, valid Unicode, never empty; `tokens` completion tokens since the last piece."""
+    """The next piece of the answer, valid Unicode, never empty; `tokens` completion tokens since the last piece.
+
+    `logprobs` are those of these tokens, for a request that asked.
+    """
 
     id: str
     text: str
     tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -151,7 +185,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
     usage: Usage = Usage()
 
 
-Event = Stage | Text | Done | Failed | Cancelled
+Event = Stage | CacheReport | Text | Done | Failed | Cancelled
 
 
 # --- worker -> server: reports -----------------------------------------------------------------------------
@@ -213,6 +247,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     memory: Memory = Memory()
+    cache: CacheFigures = CacheFigures()
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True):
