@@ -9,7 +9,13 @@ import msgspec
 AdmissionOrder = Literal["shortest", "arrival"]
 Speculation = Literal["off", "ngram", "draft"]
 CacheTier = Literal["none", "memory", "disk"]
+SourceName = Literal["default", "file", "environment", "command line", "live"]
 CacheOutcome = Literal["hit", "first", "changed", "off"]
+
+# The options a running engine keeps: they shape its caches or its models.
+FIXED = ("kv_bits", "kv_group_size", "draft_model", "prefix_disk", "wired_limit_mb")
+# Prompt tokens of a deterministic request processed at once, whatever else runs.
+DETERMINISTIC_CHUNK = 32
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +31,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ("ngram") or by the small model in the folder `draft_model` ("draft"). `kv_bits` 4 or 8 quantises the KV cache in
     groups of `kv_group_size`, 0 does not. `wired_limit_mb` 0 leaves the system's wired memory alone.
 
-    Only `kv_bits`, `kv_group_size`, `draft_model`, `prefix_disk` and `wired_limit_mb` need a new load.
+    Those in `FIXED` need a new load.
     """
 
     max_batch: int = 32
@@ -41,6 +47,14 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: int = 0
     kv_group_size: int = 64
     wired_limit_mb: int = 0
+
+    def waiting(self, wanted: EngineOptions) -> tuple[str, ...]:
+        """The options in which a running engine with these differs from the wanted ones until its next load."""
+        return tuple(name for name in FIXED if getattr(self, name) != getattr(wanted, name))
+
+    def tuned(self, wanted: EngineOptions) -> EngineOptions:
+        """What a running engine with these makes of the wanted ones."""
+        return msgspec.structs.replace(wanted, **{name: getattr(self, name) for name in FIXED})
 
 
 class CacheReport(msgspec.Struct, frozen=True, tag=True):
@@ -86,3 +100,51 @@ class CacheFigures(msgspec.Struct, frozen=True):
     refused: int = 0
     drafted: int = 0
     accepted: int = 0
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A setting a person can edit live: its value, bounds, and where the value comes from. Unit: `unit`."""
+
+    name: str
+    label: str
+    value: float
+    default: float
+    minimum: float
+    maximum: float
+    source: SourceName
+    unit: str = "s"
+    doc: str = ""
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting of the engine, for every model or for one; a number has bounds, a word `choices`.
+
+    `own` says that a model has a value of its own, which then holds whatever the one for all is. With `reload` a
+    change holds from the model's next load on, else at once.
+    """
+
+    name: str
+    value: bool | int | float | str | list[str]
+    default: bool | int | float | str | list[str]
+    source: SourceName
+    own: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: list[int | str] = []
+    unit: str = ""
+    reload: bool = False
+    doc: str = ""
+
+
+class CacheRecord(msgspec.Struct, frozen=True):
+    """A `CacheReport` under the id of the API's request, at Unix time `time`; `text` says it in a sentence.
+
+    `helpful` names the rules for volatile lines that are off and would have changed the message that differed.
+    """
+
+    request_id: str
+    model: str
+    time: float
+    report: CacheReport
+    text: str = ""
+    helpful: tuple[str, ...] = ()

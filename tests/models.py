@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
@@ -84,7 +85,7 @@ def tiny_model(
         "tie_word_embeddings": False,
         "eos_token_id": 2,
     }
-    model = _random(Model(ModelArgs.from_dict(config)), seed)
+    model = randomized(Model(ModelArgs.from_dict(config)), seed)
     if quantize is not None:
         with contextlib.redirect_stdout(io.StringIO()):
             model, config = quantize_model(model, config, group_size=32, bits=quantize)
@@ -93,7 +94,7 @@ def tiny_model(
     return folder
 
 
-def _random(model: Model, seed: int) -> Model:
+def randomized(model: Any, seed: int) -> Any:
     """Weights far enough apart that the most likely token is rarely a near tie."""
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
 

@@ -94,6 +94,14 @@ class Vocabulary:
             return WindowDetokenizer(self._tokenizer, self.special, self.size)
         return TableDetokenizer(self._table)
 
+    def piece(self, token: int) -> bytes:
+        """A token's own bytes; special tokens and ids beyond the vocabulary have none."""
+        if self._table:
+            return self._table[token] if token < len(self._table) else b""
+        if token in self.special or token >= self.size:
+            return b""
+        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False)).encode()
+
     def _build(self, vocab: dict[str, int]) -> list[bytes]:
         to_bytes = byte_level() if self.kind == "byte-level" else _sentencepiece
         table = [b""] * self.size

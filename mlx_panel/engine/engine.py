@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from .. import __version__
@@ -19,46 +20,77 @@ blas.preload()
 
 import mlx.core as mx  # noqa: E402
 
-from ..errors import Conflict, GenerationFailed  # noqa: E402
-from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage  # noqa: E402
+from ..errors import Conflict, GenerationFailed, InvalidParameter  # noqa: E402
+from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage, TokenLogprob  # noqa: E402
 from ..site import site  # noqa: E402
-from . import loader, prompt  # noqa: E402
-from .batch import Batch  # noqa: E402
+from ..tuning import CacheFigures, CacheReport, EngineOptions  # noqa: E402
+from . import kv, loader, prompt  # noqa: E402
+from .batch import Batch, Ready, Token  # noqa: E402
 from .detokenize import Vocabulary  # noqa: E402
 from .floor import Floor  # noqa: E402
+from .lone import Lone  # noqa: E402
+from .prefill import Prefill, Progress  # noqa: E402
+from .prefix import explain  # noqa: E402
+from .prefix.cache import Match, PrefixCache  # noqa: E402
+from .prefix.disk import DiskTier  # noqa: E402
+from .prefix.key import model_key  # noqa: E402
 from .row import Row  # noqa: E402
 from .sampling import check  # noqa: E402
+from .speculate import load_draft  # noqa: E402
 
 log = logging.getLogger(__name__)
+NOTHING = Progress([], [], 0, 0)
+DEFAULTS = EngineOptions()
+# What mlx keeps for reuse goes back to the machine after so many steps.
+STEPS_BETWEEN_CLEARS = 512
 
 
 class Engine:
     """Continuous batching over one model.
 
     `add()` queues a request, each `step()` moves all running ones on and returns their events; `generate()` does both
-    for one request. At most `max_batch` requests run, the others wait in order. `prefill_step` is the most prompt
-    tokens of one request processed in a step. An engine belongs to the thread that made it.
+    for one request. How time and memory are shared is said by `options`. An engine belongs to the thread that made it.
     """
 
     @classmethod
-    def load(cls, path: str | Path, *, max_batch: int = 32, prefill_step: int = 512) -> Engine:
-        """Load a model folder; raises what `loader.load` raises."""
-        return cls(loader.load(path), max_batch=max_batch, prefill_step=prefill_step)
+    def load(cls, path: str | Path, *, options: EngineOptions = DEFAULTS) -> Engine:
+        """Load a model folder; raises what `loader.load` raises, and ModelLoadFailed for a KV cache it cannot have."""
+        loaded = loader.load(path)
+        kv.check(loaded.model, options.kv_bits, options.kv_group_size)
+        if options.wired_limit_mb:
+            # Only when asked: wiring is reported to be behind kernel panics of macOS.
+            mx.set_wired_limit(options.wired_limit_mb << 20)
+        draft = load_draft(options.draft_model, loaded.tokenizer) if options.draft_model else None
+        engine = cls(loaded, options=options, prefix=_prefix(Path(path), loaded, options), draft=draft)
+        engine.warm_up()
+        return engine
 
-    def __init__(self, loaded: loader.Loaded, *, max_batch: int = 32, prefill_step: int = 512):
+    def __init__(
+        self,
+        loaded: loader.Loaded,
+        *,
+        options: EngineOptions = DEFAULTS,
+        prefix: PrefixCache | None = None,
+        draft: Any = None,
+    ):
         self.model, self.tokenizer, self.info = loaded
-        self.max_batch, self.prefill_step = max_batch, prefill_step
+        self.options = options
         self.blas = blas.preload()
         self.device = str(mx.device_info().get("device_name", mx.default_device()))
         self.versions = {"mlx-panel": __version__, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
         self._vocabulary = Vocabulary(self.tokenizer)
         self._floor = Floor(self.tokenizer)
-        self._waiting: deque[Row] = deque()
-        self._rows: dict[int, Row] = {}
+        self._prefix = prefix
+        self._prefill = Prefill(self.model, options, prefix, self._report, self._spans)
+        eos = frozenset(self.tokenizer.eos_token_ids)
+        self._lone = Lone(self.model, eos, options, draft, self._vocabulary.size)
+        self._main = self._lane(self._lone)
+        self._solos: list[Batch] = []
         self._untold: list[Event] = []
+        self._looked: float | None = None
+        self._chunk = 0
         self._process = psutil.Process()
-        self._batch = self._new_batch()
 
     def __repr__(self) -> str:
         return f"<Engine {self.info.architecture} {self.info.dtype}, {self.running} running, {self.queued} queued>"
@@ -66,17 +98,19 @@ class Engine:
     # --- requests --------------------------------------------------------------------------------------------
 
     def add(self, request: GenerateRequest) -> None:
-        """Queue a request; it joins the batch at the next step with a free place.
+        """Queue a request; it starts when there is a place.
 
         Raises TemplateError, EmptyPrompt, ContextLengthExceeded, InvalidParameter, or Conflict for an id in use.
         """
         if request.id in self.ids:
             raise Conflict("A request with this id is running.")
         check(request.sampling)
+        if max(request.sampling.logit_bias, default=0) >= self.info.vocab_size:
+            raise InvalidParameter("logit_bias names a token the model does not have.", field="logit_bias")
         built = prompt.build(request, self.tokenizer, self.info.context_length, self._floor)
         row = Row(request, built, self._vocabulary.detokenizer())
-        self._waiting.append(row)
-        if len(self._waiting) + self.running > self.max_batch:
+        self._prefill.queue.add(row)
+        if len(self._all()) > self.options.max_batch:
             self._untold.append(Stage(row.id, "queued", total=len(built.tokens)))
 
     def cancel(self, id: str) -> bool:
@@ -101,37 +135,60 @@ class Engine:
                 self._untold.clear()
 
     def step(self) -> list[Event]:
-        """Move every running request on by a token (or a part of its prompt) and return what happened.
+        """Move every running request on by a token, or a prompt by a chunk, and return what happened.
 
-        Never raises for a request's sake: one that fails alone ends alone with `Failed`; when the whole batch fails,
-        all that ran end with `Failed` and later requests get a new batch.
+        Never raises for a request's sake: one that fails alone ends alone with `Failed`; when a forward pass fails,
+        all that were in it end with `Failed` and later requests get a new batch.
         """
         events, self._untold = self._untold, []
-        self._join()
-        if self._rows:
-            try:
-                prompts, tokens = self._batch.timed_next()
-            except Exception as error:
-                return events + self._start_over(error)
-            self.steps += 1
-            events += [self._advance(response) for response in prompts]
-            events += [event for response in tokens for event in self._take(response)]
+        decoding = self._decoding
+        progress, failed = self._process_prompts(decoding)
+        events += progress.events + failed
+        for lane, ready in self._lanes(progress.ready):
+            events += self._decode(lane, ready)
+        self._solos = [lane for lane in self._solos if len(lane)]
+        self._clock(progress.width if decoding else 0)
+        self.steps += 1
+        if not self.busy and self._prefix is not None:
+            self._prefix.flush()
+        if not self.busy or self.steps % STEPS_BETWEEN_CLEARS == 0:
+            mx.clear_cache()
         return events
+
+    def warm_up(self) -> None:
+        """Run the model once on nothing: the first request then waits for no kernel and no guess at its pace."""
+        self._prefill.warm_up()
+
+    def tune(self, options: EngineOptions) -> None:
+        """New options, for the next step on. Those that shape caches or models are kept for the next load."""
+        self.options = self.options.tuned(options)
+        self._prefill.tune(self.options)
+        self._lone.options = self.options
+        if self._prefix is not None:
+            self._prefix.budget = options.prefix_cache_mb << 20
+            if self._prefix.disk is not None:
+                self._prefix.disk.budget = options.prefix_disk_mb << 20
+
+    def forget(self) -> None:
+        """Empty the prefix cache, memory and disk."""
+        if self._prefix is not None:
+            self._prefix.clear()
 
     # --- figures ---------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether `step()` has something to do or to tell."""
-        return bool(self._rows or self._waiting or self._untold)
+        return bool(self._untold) or self._decoding or len(self._prefill.queue) > 0
 
     @property
     def running(self) -> int:
-        return len(self._rows)
+        """Requests whose prompt or answer is being computed."""
+        return len(self._main) + len(self._solos) + self._prefill.queue.started
 
     @property
     def queued(self) -> int:
-        return len(self._waiting)
+        return len(self._prefill.queue) - self._prefill.queue.started
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -140,8 +197,8 @@ class Engine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes held by the running requests' caches."""
-        return int(self._batch.prompt_cache_nbytes)
+        """Bytes held by the running requests' KV caches."""
+        return self._prefill.nbytes + sum(lane.nbytes for lane in (self._main, *self._solos))
 
     def memory(self) -> Memory:
         return Memory(
@@ -152,79 +209,168 @@ class Engine:
         )
 
     def beat(self) -> Beat:
-        """The counters since the start, and memory now."""
+        """The counters since the start, memory and caches now."""
         return Beat(
-            self.running, self.queued, self.steps, self.prompt_tokens, self.completion_tokens, self.memory()
+            self.running,
+            self.queued,
+            self.steps,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.memory(),
+            self.figures(),
+        )
+
+    def figures(self) -> CacheFigures:
+        """The caches now."""
+        figures = CacheFigures() if self._prefix is None else self._prefix.figures
+        lanes = [lane for lane in (self._main, *self._solos) if len(lane)]
+        dtype = (
+            lanes[0].kv_dtype if lanes else kv.kv_dtype(next((row.caches for row in self._prefill.queue), []))
+        )
+        return msgspec.structs.replace(
+            figures,
+            kv_dtype=dtype,
+            kv_bytes=self.cache_bytes,
+            drafted=self._lone.drafted,
+            accepted=self._lone.accepted,
         )
 
     def close(self, *, last: bool = False) -> None:
-        """Free the model and its caches.
+        """Free the model and its caches; what the prefix cache still writes is written.
 
         With `last` this thread never uses mlx again: a thread or process that used mlx has to end this way.
         """
-        self._rows.clear()
-        self._waiting.clear()
+        if self._prefix is not None:
+            self._prefix.close()
         self._untold.clear()
-        self._batch = self.model = self.tokenizer = None
+        self._main = self._solos = self._prefill = self._prefix = self._lone = None  # type: ignore[assignment]
+        self.model = self.tokenizer = None
         mx.clear_cache()
         if last:
             mx.clear_streams()
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _new_batch(self) -> Any:
-        return Batch.of(self.model, self.tokenizer.eos_token_ids, self.max_batch, self.prefill_step)
+    @property
+    def _decoding(self) -> bool:
+        return len(self._main) > 0 or bool(self._solos)
+
+    def _lane(self, lone: Lone | None = None) -> Batch:
+        return Batch(self.model, frozenset(self.tokenizer.eos_token_ids), self._keep_prefix, lone)
 
     def _all(self) -> list[Row]:
-        return [*self._rows.values(), *self._waiting]
+        return [*self._main.rows, *(row for lane in self._solos for row in lane.rows), *self._prefill.queue]
 
-    def _join(self) -> None:
-        while self._waiting and self.running < self.max_batch:
-            row = self._waiting.popleft()
-            (uid,) = self._batch.insert(
-                [row.prompt.tokens],
-                max_tokens=[row.prompt.max_tokens],
-                samplers=[row.request.sampling],
-            )
-            self._rows[uid] = row
+    def _process_prompts(self, decoding: bool) -> tuple[Progress, list[Event]]:
+        """A pass over prompts, if it is their turn; and what failed."""
+        rows = self._prefill.turn(decoding=decoding, places=self.options.max_batch - self.running)
+        try:
+            progress = self._prefill.run(rows, wait=not decoding) if rows else NOTHING
+        except Exception as error:
+            if len(rows) > 1:
+                # One of them is to blame.
+                self._prefill.again(rows)
+                return NOTHING, []
+            return NOTHING, [self._fail(rows[0], error)]
+        self.prompt_tokens += progress.tokens
+        return progress, []
 
-    def _advance(self, response: Any) -> Event:
-        row = self._rows[response.uid]
-        done, _ = response.progress
-        self.prompt_tokens += done - row.prefilled
-        return row.prefill(done, response.end_of_prompt)
+    def _lanes(self, ready: list[Ready]) -> list[tuple[Batch, list[Ready]]]:
+        """Each lane, and the rows that join it."""
+        own = [group for group in ready if group.rows[0].request.deterministic]
+        lanes = [(self._main, [group for group in ready if group not in own])]
+        lanes += [(lane, []) for lane in self._solos]
+        new = [(self._lane(), [group]) for group in own]
+        self._solos += [lane for lane, _ in new]
+        return lanes + new
 
-    def _take(self, response: Any) -> list[Event]:
-        row = self._rows[response.uid]
+    def _decode(self, lane: Batch, ready: list[Ready]) -> list[Event]:
+        try:
+            tokens = lane.step(ready)
+        except Exception as error:
+            return self._start_over(lane, ready, error)
+        return [event for token in tokens if not token.row.ended for event in self._take(lane, token)]
+
+    def _take(self, lane: Batch, token: Token) -> list[Event]:
+        row = token.row
         self.completion_tokens += 1
         try:
-            events = row.take(response.token, response.finish_reason)
+            if token.bad:
+                raise FloatingPointError("the model's output is not a number")
+            events = row.take(token.token, token.finish, self._logprob(token))
         except Exception as error:
-            log.error("one request failed: %s", site(error))
-            self._drop(row)
-            return [Failed(row.id, GenerationFailed.code, row.usage())]
+            lane.leave([row])
+            return [self._failed(row, error)]
         if row.ended:
-            self._drop(row)
+            lane.leave([row])
         return events
 
-    def _drop(self, row: Row) -> None:
-        if row in self._waiting:
-            self._waiting.remove(row)
-            return
-        uid = next(uid for uid, other in self._rows.items() if other is row)
-        del self._rows[uid]
-        # A row that mlx-lm ended itself is no longer there, which `remove` does not mind.
-        self._batch.remove([uid])
-        if not self._rows and not self._waiting:
-            # Idle: what mlx keeps for reuse goes back to the machine.
-            mx.clear_cache()
+    def _logprob(self, token: Token) -> TokenLogprob | None:
+        if token.logprobs is None:
+            return None
+        piece = self._vocabulary.piece
+        top = tuple(TokenLogprob(id, piece(id), value) for id, value in token.logprobs.top)
+        return TokenLogprob(token.token, piece(token.token), token.logprobs.logprob, top)
 
-    def _start_over(self, error: Exception) -> list[Event]:
-        log.error("a step failed with %d requests running: %s", self.running, site(error))
-        failed: list[Event] = [
-            Failed(row.id, GenerationFailed.code, row.usage()) for row in self._rows.values()
-        ]
-        self._rows.clear()
-        self._batch = self._new_batch()
+    def _drop(self, row: Row) -> None:
+        if row in self._prefill.queue:
+            self._prefill.drop(row)
+        for lane in (self._main, *self._solos):
+            lane.leave([row])
+
+    def _fail(self, row: Row, error: Exception) -> Failed:
+        self._drop(row)
+        return self._failed(row, error)
+
+    def _failed(self, row: Row, error: Exception) -> Failed:
+        log.error("one request failed: %s", site(error))
+        return Failed(row.id, GenerationFailed.code, row.usage())
+
+    def _start_over(self, lane: Batch, ready: list[Ready], error: Exception) -> list[Event]:
+        rows = {row.id: row for row in [*lane.rows, *(row for group in ready for row in group.rows)]}
+        log.error("a step failed with %d requests running: %s", len(rows), site(error))
+        if lane is self._main:
+            self._main = self._lane(self._lone)
+        else:
+            self._solos.remove(lane)
         mx.clear_cache()
-        return failed
+        return [Failed(row.id, GenerationFailed.code, row.usage()) for row in rows.values()]
+
+    def _clock(self, chunk: int) -> None:
+        """Learn from the time since tokens were last looked at: a step, and the chunk that was launched before it."""
+        now, before = time.perf_counter(), self._looked
+        pace = self._prefill.pace
+        if before is not None and self._chunk:
+            pace.prefilled(self._chunk, now - before - pace.step_seconds)
+        elif before is not None:
+            pace.decoded(now - before)
+        self._looked, self._chunk = (now, chunk) if self._decoding else (None, 0)
+
+    def _report(self, row: Row, match: Match | None) -> CacheReport:
+        if match is None:
+            return CacheReport(row.id, len(row.prompt.tokens))
+        return explain.explain(match, row.id, len(row.prompt.tokens), lambda: self._spans(row))
+
+    def _spans(self, row: Row) -> list[explain.Span]:
+        if row.request.messages is None:
+            return []
+        lengths = explain.token_lengths(row.prompt.tokens, self._vocabulary, self.tokenizer)
+        return explain.spans(row.prompt.text, row.request.messages, lengths)
+
+    def _keep_prefix(self, row: Row, caches: Callable[[], list[Any]]) -> None:
+        """A row leaves: what it computed may serve a later prompt."""
+        self._prefill.store(row, caches)
+
+
+def _prefix(path: Path, loaded: loader.Loaded, options: EngineOptions) -> PrefixCache:
+    """The model's prefix cache as the options want it; without room it finds and keeps nothing."""
+
+    def empty() -> list[Any]:
+        return kv.make_caches(loaded.model, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size)
+
+    key = model_key(
+        path, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size, dtype=loaded.info.dtype
+    )
+    folder, room = options.prefix_disk, options.prefix_disk_mb << 20
+    disk = DiskTier(Path(folder), key, budget=room) if folder and room else None
+    return PrefixCache(key, empty, budget=options.prefix_cache_mb << 20, disk=disk)

@@ -25,11 +25,13 @@ from ..messages import (
     Cancelled,
     Event,
     Failed,
+    FinishReason,
     GenerateRequest,
     Memory,
     ModelInfo,
     Stage,
 )
+from ..tuning import CacheFigures, CacheReport, CacheTier, EngineOptions
 from .prompt import Prompt, fit
 from .row import Row
 
@@ -49,6 +51,8 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     - `fail_after`: after so many tokens the request fails alone.
     - `die_after`: after so many tokens the process dies: by `die_by` "kill" (SIGKILL to itself), "exit"
       (`os._exit(1)`) or "abort" (SIGABRT, as an uncatchable Metal error does).
+    - `cached`: so many tokens of every prompt but the first are said to come from the prefix cache, where the options
+      have one; what the cache did is reported. Without it nothing is.
     - `context_length`: prompt and answer together. `weights_bytes`: what it claims to hold in memory.
     - `chat_template`: what it claims to have.
     """
@@ -64,6 +68,7 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_after: int | None = None
     die_after: int | None = None
     die_by: Literal["kill", "exit", "abort"] = "kill"
+    cached: int | None = None
     context_length: int = 4096
     weights_bytes: int = 0
     chat_template: bool = True
@@ -83,20 +88,20 @@ class _Words:
 
 
 class FakeEngine:
-    """The interface of `Engine` around a `FakeSpec`. `max_batch` requests run, the others wait."""
+    """The interface of `Engine` around a `FakeSpec`. Of its options `max_batch` and `prefix_cache_mb` have an effect."""
 
     @classmethod
-    def load(cls, path: str | Path, *, max_batch: int = 32) -> FakeEngine:
+    def load(cls, path: str | Path, *, options: EngineOptions | None = None) -> FakeEngine:
         """Read `path/fake.json`. Raises FileNotFoundError, msgspec.ValidationError, or what the file asks for."""
         spec = msgspec.json.decode((Path(path) / FILE).read_bytes(), type=FakeSpec)
-        return cls(spec, max_batch=max_batch)
+        return cls(spec, options=options)
 
-    def __init__(self, spec: FakeSpec | None = None, *, max_batch: int = 32):
+    def __init__(self, spec: FakeSpec | None = None, *, options: EngineOptions | None = None):
         self.spec = spec or FakeSpec()
         time.sleep(self.spec.load_seconds)
         if self.spec.fail_load:
             raise ModelLoadFailed(self.spec.fail_load)
-        self.max_batch = max_batch
+        self.options = options or EngineOptions()
         self.device, self.blas = "none", Blas("none")
         self.versions = {"mlx-panel": __version__}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
@@ -104,6 +109,8 @@ class FakeEngine:
         self._rows: dict[str, Row] = {}
         self._due: dict[str, float] = {}
         self._untold: list[Event] = []
+        self._knows = False
+        self._figures = CacheFigures()
         self.info = self._describe()
 
     def __repr__(self) -> str:
@@ -126,7 +133,7 @@ class FakeEngine:
             raise EmptyPrompt(field=field)
         room = fit(len(words), request.max_tokens, self.spec.context_length, field)
         row = self._rows[request.id] = Row(request, Prompt([0] * len(words), room), self._vocabulary)
-        if len(self._rows) > self.max_batch:
+        if len(self._rows) > self.options.max_batch:
             self._untold.append(Stage(row.id, "queued", total=len(words)))
 
     def cancel(self, id: str) -> bool:
@@ -138,7 +145,7 @@ class FakeEngine:
 
     def step(self) -> list[Event]:
         events, self._untold = self._untold, []
-        rows = list(self._rows.values())[: self.max_batch]
+        rows = list(self._rows.values())[: self.options.max_batch]
         if not rows:
             return events
         self.steps += 1
@@ -147,6 +154,12 @@ class FakeEngine:
         # A step without an event (a stall) must not spin.
         time.sleep(self.spec.step_seconds if events else max(self.spec.step_seconds, SHORTEST_STEP))
         return events
+
+    def tune(self, options: EngineOptions) -> None:
+        self.options = self.options.tuned(options)
+
+    def forget(self) -> None:
+        self._knows = False
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         self.add(request)
@@ -158,9 +171,17 @@ class FakeEngine:
         return Memory(self.spec.weights_bytes, self.spec.weights_bytes, 0, resident + self.spec.weights_bytes)
 
     def beat(self) -> Beat:
-        running = min(len(self._rows), self.max_batch)
+        running = min(len(self._rows), self.options.max_batch)
         queued = len(self._rows) - running
-        return Beat(running, queued, self.steps, self.prompt_tokens, self.completion_tokens, self.memory())
+        return Beat(
+            running,
+            queued,
+            self.steps,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.memory(),
+            self._cache(),
+        )
 
     def close(self, *, last: bool = False) -> None:
         self._rows.clear()
@@ -168,7 +189,7 @@ class FakeEngine:
 
     def _move(self, row: Row) -> list[Event]:
         if not row.prefilled:
-            return [self._prefill(row)]
+            return self._prefill(row)
         if time.monotonic() < self._due[row.id] or self._reached(row, self.spec.stall_after):
             return []
         if self._reached(row, self.spec.fail_after):
@@ -177,16 +198,51 @@ class FakeEngine:
         self._end_process(row)
         return self._say(row)
 
-    def _prefill(self, row: Row) -> Stage:
+    def _prefill(self, row: Row) -> list[Event]:
+        total = len(row.prompt.tokens)
         self._due[row.id] = time.monotonic() + self.spec.prefill_seconds
-        self.prompt_tokens += len(row.prompt.tokens)
-        return row.prefill(len(row.prompt.tokens), last=True)
+        self.prompt_tokens += total
+        events: list[Event] = [] if self.spec.cached is None else [self._recall(row, total)]
+        row.position = total - 1
+        return [*events, row.prefill()]
+
+    def _recall(self, row: Row, total: int) -> CacheReport:
+        if not self.options.prefix_cache_mb or row.request.deterministic:
+            return CacheReport(row.id, total)
+        known, self._knows = self._knows, True
+        cached = min(self.spec.cached or 0, total - 1) if known else 0
+        row.restored([], cached)
+        self._count(total, cached)
+        tier: CacheTier = "memory" if cached else "none"
+        if not known or cached == total - 1:
+            return CacheReport(row.id, total, cached, tier, "hit" if known else "first")
+        return CacheReport(row.id, total, cached, tier, "changed", cached, *_place(row.request, cached))
+
+    def _count(self, asked: int, cached: int) -> None:
+        told = self._figures
+        self._figures = msgspec.structs.replace(
+            told,
+            lookups=told.lookups + 1,
+            hits=told.hits + bool(cached),
+            tokens_asked=told.tokens_asked + asked,
+            tokens_cached=told.tokens_cached + cached,
+        )
+
+    def _cache(self) -> CacheFigures:
+        options = self.options
+        return msgspec.structs.replace(
+            self._figures,
+            kv_dtype=f"{options.kv_bits}-bit (group {options.kv_group_size})" if options.kv_bits else "none",
+            budget=options.prefix_cache_mb << 20,
+            disk_budget=options.prefix_disk_mb << 20 if options.prefix_disk else 0,
+            blocks=int(self._knows),
+        )
 
     def _say(self, row: Row) -> list[Event]:
-        at = row.completion_tokens + 1
-        last = "length" if at == row.prompt.max_tokens else None
+        at = len(row.answer) + 1
+        last: FinishReason | None = "length" if at == row.prompt.max_tokens else None
         # Like a real model's end-of-sequence token, the one after the last word is counted and has no text.
-        finish = "stop" if at > len(self._vocabulary.words) else last
+        finish: FinishReason | None = "stop" if at > len(self._vocabulary.words) else last
         self.completion_tokens += 1
         events = row.take(at - 1, finish)
         if row.ended:
@@ -194,7 +250,7 @@ class FakeEngine:
         return events
 
     def _reached(self, row: Row, limit: int | None) -> bool:
-        return limit is not None and row.completion_tokens >= limit
+        return limit is not None and len(row.answer) >= limit
 
     def _end_process(self, row: Row) -> None:
         if self._reached(row, self.spec.hang_after):
@@ -231,6 +287,15 @@ def is_fake(path: str | Path) -> bool:
 def _words(request: GenerateRequest) -> list[str]:
     texts = [request.prompt] if request.messages is None else [turn.content for turn in request.messages]
     return [word for text in texts for word in (text or "").split()]
+
+
+def _place(request: GenerateRequest, word: int) -> tuple[int | None, str | None]:
+    """Which message the word of that number is in, and its role."""
+    for number, message in enumerate(request.messages or ()):
+        word -= len((message.content or "").split())
+        if word < 0:
+            return number, message.role
+    return None, None
 
 
 def _die(by: str) -> None:

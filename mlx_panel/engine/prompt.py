@@ -25,10 +25,11 @@ _TEMPLATE_FAULTS = (
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the batch needs: the prompt's token ids and how many tokens may follow."""
+    """What the batch needs: the prompt's token ids and how many tokens may follow. `text` is what was encoded."""
 
     tokens: list[int]
     max_tokens: int
+    text: str = ""
 
 
 def build(
@@ -49,7 +50,8 @@ def build(
         tokens = text
     if not tokens:
         raise EmptyPrompt(field=field)
-    return Prompt(tokens, fit(len(tokens), request.max_tokens, context_length, field))
+    room = fit(len(tokens), request.max_tokens, context_length, field)
+    return Prompt(tokens, room, text if isinstance(text, str) else "")
 
 
 def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: str, about: str = "") -> int:

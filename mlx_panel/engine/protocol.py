@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from ..messages import Beat, Blas, Event, GenerateRequest, Memory, ModelInfo
+from ..tuning import EngineOptions
 
 
 class AnyEngine(Protocol):
@@ -32,6 +33,12 @@ class AnyEngine(Protocol):
 
     def cancel(self, id: str) -> bool:
         """Drop a request before the next step, which then yields `Cancelled`; False when it is not there."""
+
+    def tune(self, options: EngineOptions) -> None:
+        """New options, at once but for those that need a new load."""
+
+    def forget(self) -> None:
+        """Empty the prefix cache, memory and disk."""
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         """`add` and `step` until this request ends."""

@@ -1,0 +1,166 @@
+"""Prompts into caches, a chunk at a time, between the steps of the answers that run."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..messages import Event
+from ..tuning import DETERMINISTIC_CHUNK, CacheReport, EngineOptions
+from . import kv
+from .batch import Ready
+from .pace import FIRST_CHUNK, Pace
+from .prefix.cache import Match, PrefixCache
+from .prefix.explain import Span
+from .queue import PromptQueue
+from .row import Row
+
+
+class Progress(NamedTuple):
+    """What a pass did: rows that are ready to decode, events, the prompt tokens it processed.
+
+    `width` is what it cost: those tokens and the padding.
+    """
+
+    ready: list[Ready]
+    events: list[Event]
+    tokens: int
+    width: int
+
+
+class Prefill:
+    """The prompts under way. `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its
+    messages lie."""
+
+    def __init__(
+        self,
+        model: Any,
+        options: EngineOptions,
+        prefix: PrefixCache | None,
+        report: Callable[[Row, Match | None], CacheReport],
+        spans: Callable[[Row], Sequence[Span]],
+    ):
+        self.queue = PromptQueue()
+        self.pace = Pace(options)
+        self._model = model
+        self._prefix = prefix
+        self._report = report
+        self._spans = spans
+        self._budget = 0
+
+    def __repr__(self) -> str:
+        return f"<Prefill {self.queue!r} {self.pace!r}>"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(kv.nbytes(row.caches) for row in self.queue)
+
+    def warm_up(self) -> None:
+        """Process a prompt of nothing, so that the first request finds kernels made and the pace known."""
+        caches = self.new_caches()
+        at = time.perf_counter()
+        self._model(mx.zeros((1, FIRST_CHUNK), dtype=mx.uint32), cache=caches)
+        mx.eval([cache.state for cache in caches])
+        self.pace.prefilled(FIRST_CHUNK, time.perf_counter() - at)
+
+    def tune(self, options: EngineOptions) -> None:
+        self.pace.options = options
+
+    def turn(self, *, decoding: bool, places: int) -> list[Row]:
+        """The rows whose prompts are to be processed now; `places` rows more may start."""
+        self._budget = self.pace.chunk(decoding=decoding) if len(self.queue) else 0
+        if not self._budget:
+            return []
+        return self.queue.turn(self.pace.options.admission_order, self._budget, places)
+
+    def run(self, rows: Sequence[Row], *, wait: bool) -> Progress:
+        """Launch a pass over the prompts of `rows`; with `wait` until it is done, to measure it."""
+        events: list[Event] = [self._start(row) for row in rows if not row.started]
+        at_end = [row for row in rows if not row.left]
+        running = self._together([row for row in rows if row.left])
+        before = sum(row.prefilled for row in rows)
+        at = time.perf_counter()
+        width, caches = self._run(running) if running else (0, [])
+        if width and wait:
+            mx.eval([cache.state for cache in caches])
+            self.pace.prefilled(width, time.perf_counter() - at)
+        ready = [Ready([row], row.caches, False) for row in at_end]
+        ended = [row for row in running if not row.left]
+        if ended:
+            ready.append(Ready(ended, caches, len(running) > 1))
+        for row in at_end + ended:
+            self.drop(row)
+        events += [row.prefill() for row in at_end + running]
+        return Progress(ready, events, sum(row.prefilled for row in rows) - before, width)
+
+    def again(self, rows: Sequence[Row]) -> None:
+        """After a pass over several rows failed: each by itself from its beginning."""
+        for row in rows:
+            row.started, row.cautious, row.position, row.stored = False, True, 0, 0
+
+    def drop(self, row: Row) -> None:
+        """Forget a row; what was computed of its prompt stays in the prefix cache."""
+        self.queue.remove(row)
+        row.caches = []
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _start(self, row: Row) -> CacheReport:
+        if self._prefix is None or row.request.deterministic:
+            row.restored(self.new_caches(), 0)
+            return self._report(row, None)
+        tokens = row.prompt.tokens
+        match = self._prefix.find(tokens)
+        if self._prefix.snapshots:
+            row.stops = self._prefix.stops(tokens, [span.end for span in self._spans(row)])
+        row.restored(match.caches or self.new_caches(), match.tokens)
+        return self._report(row, match)
+
+    def new_caches(self) -> list[Any]:
+        options = self.pace.options
+        return kv.make_caches(self._model, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size)
+
+    def _together(self, rows: list[Row]) -> list[Row]:
+        """Those of the rows that can share a pass: all, or the first."""
+        longest = max((row.left for row in rows), default=0)
+        return rows if len(rows) > 1 and kv.paddable([row.caches for row in rows], longest) else rows[:1]
+
+    def _run(self, rows: list[Row]) -> tuple[int, list[Any]]:
+        """Launch a pass; the number of tokens in it, padding included, and the caches it fills."""
+        if len(rows) > 1:
+            return self._run_together(rows)
+        row = rows[0]
+        chunk = row.chunk(DETERMINISTIC_CHUNK if row.request.deterministic else self._budget)
+        self._model(mx.array([chunk]), cache=row.caches)
+        mx.async_eval([cache.state for cache in row.caches])
+        row.position += len(chunk)
+        self.store(row, lambda: row.caches)
+        return len(chunk), row.caches
+
+    def _run_together(self, rows: list[Row]) -> tuple[int, list[Any]]:
+        """All of them to their ends in one pass, padded on the right to the longest."""
+        longest = max(row.left for row in rows)
+        padded = [(row.chunk(longest) + [0] * longest)[:longest] for row in rows]
+        caches = kv.merge([row.caches for row in rows])
+        self._model(mx.array(padded), cache=caches)
+        for row in rows:
+            row.position += row.left
+        kv.settle(caches, [row.position for row in rows])
+        mx.async_eval([cache.state for cache in caches])
+        for place, row in enumerate(rows):
+            self.store(row, functools.partial(kv.extract, caches, place))
+        return longest * len(rows), caches
+
+    def store(self, row: Row, caches: Callable[[], list[Any]]) -> None:
+        """Offer the tokens a row has in its caches to the prefix cache."""
+        tokens = row.tokens()[: row.position]
+        # An answer that a stop string ended early leaves tokens in the caches that are not its own.
+        if self._prefix is None or row.request.deterministic or len(tokens) < row.position:
+            return
+        if self._prefix.wants(row.position, row.stored, row.stops):
+            self._prefix.store(tokens, caches())
+            row.stored = row.position
