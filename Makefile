@@ -11,11 +11,12 @@ comma := ,
 EXTRAS = $(if $(BACKEND),[$(BACKEND)],)
 TEST_EXTRAS = $(if $(BACKEND),[$(BACKEND)$(comma)test],[test])
 
-.PHONY: serve test lint types browser clean help
+.PHONY: serve test bench lint types browser clean help
 
 help:
 	@echo "make serve   install, fetch the demo model, start the server and the dashboard"
 	@echo "make test    install what the tests need and run all of them"
+	@echo "make bench   measure the demo model without a server; BENCH='--standard' asks more of it"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make types   mypy"
 
@@ -25,6 +26,10 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.tested browser
 	$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(VENV)/.installed
+	@$(BIN)/mlx-panel models demo
+	$(BIN)/mlx-benchmark sweep --engine $(MODEL) $(BENCH)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ from .sampling import check  # noqa: E402
 from .speculate import load_draft  # noqa: E402
 
 log = logging.getLogger(__name__)
-NOTHING = Progress([], [], 0, 0)
+NOTHING = Progress([], [])
 DEFAULTS = EngineOptions()
 # What mlx keeps for reuse goes back to the machine after so many steps.
 STEPS_BETWEEN_CLEARS = 512
@@ -90,6 +90,8 @@ class Engine:
         self._untold: list[Event] = []
         self._looked: float | None = None
         self._chunk = 0
+        # On a CPU mlx's `async_eval` waits until all but a few operations are done, so nothing is lost by waiting.
+        self._waits = mx.default_device().type == mx.DeviceType.cpu
         self._process = psutil.Process()
 
     def __repr__(self) -> str:
@@ -147,7 +149,7 @@ class Engine:
         for lane, ready in self._lanes(progress.ready):
             events += self._decode(lane, ready)
         self._solos = [lane for lane in self._solos if len(lane)]
-        self._clock(progress.width if decoding else 0)
+        self._clock(progress)
         self.steps += 1
         if not self.busy and self._prefix is not None:
             self._prefix.flush()
@@ -265,7 +267,7 @@ class Engine:
         """A pass over prompts, if it is their turn; and what failed."""
         rows = self._prefill.turn(decoding=decoding, places=self.options.max_batch - self.running)
         try:
-            progress = self._prefill.run(rows, wait=not decoding) if rows else NOTHING
+            progress = self._prefill.run(rows, wait=self._waits or not decoding) if rows else NOTHING
         except Exception as error:
             if len(rows) > 1:
                 # One of them is to blame.
@@ -336,15 +338,19 @@ class Engine:
         mx.clear_cache()
         return [Failed(row.id, GenerationFailed.code, row.usage()) for row in rows.values()]
 
-    def _clock(self, chunk: int) -> None:
-        """Learn from the time since tokens were last looked at: a step, and the chunk that was launched before it."""
+    def _clock(self, progress: Progress) -> None:
+        """Learn from the time since tokens were last looked at what a step costs, and a chunk that was not waited for.
+
+        Such a chunk is computed after the pass whose tokens were just taken, so it counts for the next interval.
+        """
         now, before = time.perf_counter(), self._looked
         pace = self._prefill.pace
         if before is not None and self._chunk:
             pace.prefilled(self._chunk, now - before - pace.step_seconds)
         elif before is not None:
-            pace.decoded(now - before)
-        self._looked, self._chunk = (now, chunk) if self._decoding else (None, 0)
+            pace.decoded(now - before - progress.seconds)
+        self._looked = now if self._decoding else None
+        self._chunk = progress.width if self._decoding and not progress.seconds else 0
 
     def _report(self, row: Row, match: Match | None) -> CacheReport:
         if match is None:

@@ -23,13 +23,14 @@ from .row import Row
 class Progress(NamedTuple):
     """What a pass did: rows that are ready to decode, events, the prompt tokens it processed.
 
-    `width` is what it cost: those tokens and the padding.
+    `width` is those tokens and the padding, `seconds` how long they took where that was waited for.
     """
 
     ready: list[Ready]
     events: list[Event]
-    tokens: int
-    width: int
+    tokens: int = 0
+    width: int = 0
+    seconds: float = 0.0
 
 
 class Prefill:
@@ -78,16 +79,18 @@ class Prefill:
         return self.queue.turn(self.pace.options.admission_order, self._budget, places)
 
     def run(self, rows: Sequence[Row], *, wait: bool) -> Progress:
-        """Launch a pass over the prompts of `rows`; with `wait` until it is done, to measure it."""
+        """Launch a pass over the prompts of `rows`; with `wait`, until it is done, which measures it."""
         events: list[Event] = [self._start(row) for row in rows if not row.started]
         at_end = [row for row in rows if not row.left]
         running = self._together([row for row in rows if row.left])
         before = sum(row.prefilled for row in rows)
         at = time.perf_counter()
         width, caches = self._run(running) if running else (0, [])
+        seconds = 0.0
         if width and wait:
             mx.eval([cache.state for cache in caches])
-            self.pace.prefilled(width, time.perf_counter() - at)
+            seconds = time.perf_counter() - at
+            self.pace.prefilled(width, seconds)
         ready = [Ready([row], row.caches, False) for row in at_end]
         ended = [row for row in running if not row.left]
         if ended:
@@ -95,7 +98,7 @@ class Prefill:
         for row in at_end + ended:
             self.drop(row)
         events += [row.prefill() for row in at_end + running]
-        return Progress(ready, events, sum(row.prefilled for row in rows) - before, width)
+        return Progress(ready, events, sum(row.prefilled for row in rows) - before, width, seconds)
 
     def again(self, rows: Sequence[Row]) -> None:
         """After a pass over several rows failed: each by itself from its beginning."""
