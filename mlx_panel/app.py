@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,9 +23,11 @@ from tornado.websocket import WebSocketClosedError
 from . import __version__
 from .audit.reader import AuditReader
 from .audit.store import AuditStore
+from .benches import Benches
+from .cache_log import CacheLog
 from .dashboard import resources
 from .engine import blas
-from .errors import Draining, SettingsError, Unavailable
+from .errors import Draining, InvalidParameter, ModelLoadFailed, ModelNotFound, SettingsError, Unavailable
 from .http.house import Visitor
 from .hub.disk import Shelf, hub_cache
 from .messages import Limit, LocalModel, ModelState, Sample, Snapshot
@@ -32,8 +35,9 @@ from .meter import Meter
 from .pool.pool import ModelPool
 from .pool.process import Worker, WorkerOptions
 from .sampler import Sampler
-from .settings import Settings
+from .settings import LIVE_TIMEOUTS, Settings
 from .site import site
+from .tuning import EngineOptions
 
 log = logging.getLogger(__name__)
 SOCKET_ROOM = 80
@@ -46,8 +50,10 @@ class Runtime:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.folder = settings.folder
+        self.url = ""  # where it listens, once it does; empty in a server of Panel's own
         self.draining = False
         self.meter = Meter()
+        self.cache_log = CacheLog()
         self.audit = AuditStore(
             self.folder / "audit.duckdb",
             flush_seconds=settings.audit_flush_seconds,
@@ -61,9 +67,16 @@ class Runtime:
             drain_seconds=settings.drain_timeout_seconds,
         )
         self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
+        self.benches = Benches(
+            self.folder / "benchmarks",
+            find=self.pool.find,
+            url=lambda: self.url,
+            changed=self.meter.benchmarks_changed,
+        )
         self.run = _socket_folder(self.folder)
         self.started = time.time()
         self.blas = blas.find()
+        self._changing = asyncio.Lock()
         self._visitors: set[Visitor] = set()
         self._starting: asyncio.Task[None] | None = None
         self._opened = False
@@ -125,6 +138,7 @@ class Runtime:
     async def drain(self) -> None:
         """Refuse new work and wait for what runs, at most `drain_timeout_seconds`."""
         self.draining = True
+        await self.benches.stop()
         end = time.monotonic() + self.settings.drain_timeout_seconds
         while self.working and time.monotonic() < end:
             await asyncio.sleep(0.05)
@@ -132,6 +146,7 @@ class Runtime:
     async def stop(self) -> None:
         """End what still runs with an error event, then the workers, then the audit log."""
         self.draining = True
+        await self.benches.stop()
         for visitor in list(self._visitors):
             visitor.interrupt(Draining())
         while self._visitors:
@@ -170,22 +185,66 @@ class Runtime:
 
     async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]:
         """Change limits live and keep them, or change nothing. Raises InvalidParameter, and Unavailable for the disk."""
-        return await self._change(lambda: self.settings.change(values))
+        await self._change(lambda: self.settings.change(values))
+        return self.settings.timeouts()
 
     async def reset_timeouts(self) -> list[Limit]:
-        return await self._change(self.settings.reset)
-
-    async def _change(self, change: Callable[[], None]) -> list[Limit]:
-        before = self.settings.live
-        change()
-        try:
-            await asyncio.to_thread(self.settings.save)
-        except OSError as error:
-            self.settings.restore(before)
-            raise Unavailable(
-                f"The change could not be written to the data folder ({error.strerror}); nothing was changed."
-            ) from error
+        await self._change(lambda: self.settings.reset(LIVE_TIMEOUTS))
         return self.settings.timeouts()
+
+    async def set_options(self, values: dict[str, Any], model: str = "") -> None:
+        """Change the engine's settings live, for every model or for one, and tell those that run. Raises like above.
+
+        A draft model must be on this machine; so must the model.
+        """
+        for field, name in (("draft_model", values.get("draft_model")), (None, model)):
+            if isinstance(name, str) and name:
+                await self._demand(name, field)
+        await self._change(lambda: self.settings.change_options(values, model))
+
+    async def reset_options(self, model: str = "") -> None:
+        await self._change(lambda: self.settings.reset_options(model))
+
+    async def _demand(self, model: str, field: str | None) -> None:
+        try:
+            await self.pool.find(model)
+        except ModelNotFound as error:
+            if field is None:
+                raise
+            raise InvalidParameter(f"{field}: {error}", field=field) from error
+
+    async def _change(self, change: Callable[[], None]) -> None:
+        # One at a time, and no process is started meanwhile: it would have options of before.
+        async with self._changing:
+            before = self.settings.live
+            change()
+            try:
+                await asyncio.to_thread(self.settings.save)
+            except OSError as error:
+                self.settings.restore(before)
+                raise Unavailable(
+                    f"The change could not be written to the data folder ({error.strerror}); nothing was changed."
+                ) from error
+            finally:
+                await self._tune()
+
+    async def _tune(self) -> None:
+        """Tell every process what its engine's options are now."""
+        for model in self.pool.running:
+            try:
+                options = await self._options(model)
+            except ModelLoadFailed:
+                options = self.settings.options_of(model)  # its next load will say what is missing
+            self.pool.tune(model, options)
+
+    async def forget(self, model: str) -> None:
+        """Empty a model's prefix cache, memory and disk. Raises ModelNotFound for a model nothing is known of."""
+        await self.pool.settle(model)
+        async with self._changing:
+            folder = self.settings.prefix_folder(self.folder, model)
+            if self.pool.forget(model) or await asyncio.to_thread(_remove, folder):
+                return
+        await self.pool.find(model)
 
     async def system(self) -> dict[str, Any]:
         """Versions, device, BLAS, memory, data folder and what a person should know of them."""
@@ -200,13 +259,51 @@ class Runtime:
             "warnings": [] if used.fast else [f"Float matmul runs on the {used.name}. To make it many times faster: {used.fix}"],
         }  # fmt: skip
 
-    def _worker(self, model: LocalModel, on_exit: Any) -> Worker:
+    async def _worker(self, model: LocalModel, on_exit: Callable[[Worker], None]) -> Worker:
         settings = self.settings
-        options = WorkerOptions(
-            logs=self.folder / "logs", run=self.run, max_batch=settings.max_batch, prefill_step=settings.prefill_step,
-            load_timeout=settings.load_timeout_seconds, silence=settings.silence_seconds,
-        )  # fmt: skip
-        return Worker(model, options, on_exit)
+        async with self._changing:
+            engine = await self._options(model.id)
+            await asyncio.to_thread(
+                _prepare, settings.prefix_folder(self.folder, model.id), engine.prefix_disk
+            )
+            options = WorkerOptions(
+                logs=self.folder / "logs", run=self.run, engine=engine, load_timeout=settings.load_timeout_seconds,
+                silence=settings.silence_seconds,
+            )  # fmt: skip
+            return Worker(model, options, on_exit)
+
+    async def _options(self, model: str) -> EngineOptions:
+        """What a model's engine is told. Raises ModelLoadFailed where its draft model is not on this machine."""
+        options = self.settings.options_of(model)
+        if not options.draft_model:
+            return options
+        try:
+            draft = await self.pool.find(options.draft_model)
+        except ModelNotFound as error:
+            raise ModelLoadFailed(
+                f"The model {model!r} cannot be loaded: its draft_model is missing. {error}"
+            ) from error
+        return msgspec.structs.replace(options, draft_model=draft.path)
+
+
+def _prepare(folder: Path, wanted: str) -> None:
+    """Make the folder of a model's prompts on disk; where there is to be none, delete what lies there. Blocks."""
+    if wanted:
+        for one in (folder.parent, folder):
+            one.mkdir(mode=0o700, exist_ok=True)
+    else:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> bool:
+    """Delete a folder with all it holds; False if it is not there. Blocks. Raises Unavailable where it cannot be."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Unavailable(f"The prompts on disk could not be deleted ({error.strerror}).") from error
+    return True
 
 
 def _socket_folder(folder: Path) -> Path:

@@ -145,6 +145,8 @@ class Host:
 
     async def _begin(self, server: BokehServer, runtime: Runtime) -> None:
         server.start()
+        host = self.settings.host
+        runtime.url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
         await runtime.start()
         await asyncio.gather(*(runtime.pool.load(model) for model in self.settings.models))
         self.port = server.port or 0

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from .tuning import CacheFigures, CacheReport, EngineOptions
+from .tuning import CacheFigures, CacheOutcome, CacheReport, EngineOptions
+from .tuning import Limit as Limit
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
@@ -119,13 +120,17 @@ class Tune(msgspec.Struct, frozen=True, tag=True):
     options: EngineOptions
 
 
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Empty the prefix cache, memory and disk; requests that run are not disturbed."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the worker. With `drain`, what runs is finished first and nothing new is taken."""
 
     drain: bool = False
 
 
-Command = Add | Cancel | Tune | Stop
+Command = Add | Cancel | Tune | Forget | Stop
 
 
 # --- worker -> server: events of a request -----------------------------------------------------------------
@@ -307,6 +312,9 @@ class AuditRecord(msgspec.Struct, frozen=True):
     total_tokens: int = 0
     finish_reason: str | None = None
     caller: str | None = None
+    cache_outcome: CacheOutcome | None = None
+    cache_diverged_at: int | None = None
+    cache_role: Role | None = None
 
 
 # --- what the dashboard watches -----------------------------------------------------------------------------
@@ -315,7 +323,10 @@ ModelStateName = Literal["available", "loading", "ready", "stopping", "failed"]
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """A model as a person sees it. Sizes are bytes; `memory` is what its worker measured, `disk` its files."""
+    """A model as a person sees it. Sizes are bytes; `memory` is what its worker measured, `disk` its files.
+
+    `pending` names the settings that were changed and hold from the next load on, `cache` is None without a process.
+    """
 
     id: str
     state: ModelStateName
@@ -333,14 +344,16 @@ class ModelState(msgspec.Struct, frozen=True):
     restarts: int = 0
     needed: bool = False
     reason: str = ""
+    pending: tuple[str, ...] = ()
+    cache: CacheFigures | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """The server at one moment. `time` is Unix seconds; rates are per second over the last second.
 
     `ttft_ms` is the median time to first token of the last minute, None without one. `memory_used` is the sum over
-    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model
-    requests only, so a page that shows them knows when to look again.
+    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model requests only, and
+    `benchmark_changes` all news of benchmarks, so a page that shows them knows when to look again.
     """
 
     time: float
@@ -355,6 +368,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     memory_limit: int = 0
     loop_lag_ms: float = 0.0
     audit_rows: int = 0
+    benchmark_changes: int = 0
     draining: bool = False
     models: tuple[ModelState, ...] = ()
 
@@ -368,20 +382,6 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
     tokens_per_second: float
     ttft_ms: float | None
     memory_used: int
-
-
-class Limit(msgspec.Struct, frozen=True):
-    """A setting a person can edit live: its value, bounds, and where the value comes from. Unit: `unit`."""
-
-    name: str
-    label: str
-    value: float
-    default: float
-    minimum: float
-    maximum: float
-    source: Literal["default", "file", "environment", "command line", "live"]
-    unit: str = "s"
-    doc: str = ""
 
 
 class AuditPage(msgspec.Struct, frozen=True):

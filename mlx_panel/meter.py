@@ -21,6 +21,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.ignored_fields = 0
+        self.benchmark_changes = 0
         self._running = 0
         self._total = 0
         self._errors = 0
@@ -44,6 +45,10 @@ class Meter:
     def first_token(self, seconds: float) -> None:
         self._ttft.append((time.monotonic(), seconds))
 
+    def benchmarks_changed(self) -> None:
+        """There is news of the benchmark that runs, or of those stored."""
+        self.benchmark_changes += 1
+
     def saw(self, record: AuditRecord) -> None:
         """A request has ended."""
         if record.dialect == "management":
@@ -62,7 +67,7 @@ class Meter:
         """The meter's part of a snapshot."""
         return {
             "requests": self._running, "requests_total": self._total, "errors_total": self._errors,
-            "audit_rows": self._total, "ttft_ms": self.ttft_ms,
+            "audit_rows": self._total, "ttft_ms": self.ttft_ms, "benchmark_changes": self.benchmark_changes,
         }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import panel as pn
+import param
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.command.subcommand import Argument
 from bokeh.server.server import Server
@@ -22,6 +23,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from .app import Runtime
 from .dashboard import pages
 from .dashboard.local import Local
+from .engine_settings import EDITABLE, EngineSettings
 from .errors import MlxPanelError, SettingsError
 from .http.fallback import Fallback
 from .http.house import FindHouse
@@ -38,8 +40,19 @@ REFUSE_PROCESSES = """\
 A model runs in a process of its own already; requests to one model are batched there."""
 
 
+def _argument(name: str) -> Argument:
+    """A flag for a setting of the engine; its value is checked where all settings are."""
+    kind = EngineSettings.param[name]
+    choices = ["true", "false"] if isinstance(kind, param.Boolean) else getattr(kind, "objects", None)
+    default = (
+        ",".join(kind.default) if isinstance(kind.default, list) else str(kind.default).lower() or "none"
+    )
+    metavar = "{" + ",".join(map(str, choices)) + "}" if choices else name.rpartition("_")[2].upper()
+    return Argument(metavar=metavar, type=str, default=None, help=f"{kind.doc} ({default})")
+
+
 class MlxServe(Serve):
-    """Panel's serve with two more options. Without files it serves the dashboard at /."""
+    """Panel's serve with the settings of a start and of the engine. Without files it serves the dashboard at /."""
 
     name = "serve"
     help = "start the server and the dashboard"
@@ -73,6 +86,7 @@ class MlxServe(Serve):
                 help="How long requests may go on when the server stops (30)",
             ),
         ),
+        *((f"--{name.replace('_', '-')}", _argument(name)) for name in EDITABLE),
     )
 
     def invoke(self, args: argparse.Namespace) -> None:
@@ -84,6 +98,7 @@ class MlxServe(Serve):
                 "host": args.address,
                 "models": args.model,
                 "drain_timeout_seconds": args.drain_timeout,
+                **{name: getattr(args, name) for name in EDITABLE},
             }
         )
         check_address(settings)
@@ -127,6 +142,7 @@ def settle(server: Server, find: FindHouse) -> None:
 async def _begin(server: Server, runtime: Runtime) -> None:
     await started()
     url = f"http://{server.address or 'localhost'}:{server.port}{server.prefix}"
+    runtime.url = url
     await _warm(url)
     gc.collect()
     gc.freeze()  # what start-up made stays; looking through it again and again would stall the loop
@@ -148,7 +164,7 @@ def _builder(runtime: Runtime, path: str) -> Any:
     def build(document: Any) -> None:
         with set_curdoc(document):  # for the cookie that remembers the theme
             page = pages.build(Local(runtime), path)
-        page.server_doc(document)
+        page.server_doc(document, title=pages.title(path))
 
     return build
 

@@ -3,7 +3,8 @@
     default < settings.toml < MLX_SERVER_* environment < command line < live change
 
 A live change is made on the dashboard or over the API and is kept in `settings.live.json` in the data folder.
-Every parameter's environment name is `MLX_SERVER_` and its name in capitals; lists are comma-separated there.
+Every parameter's environment name is `MLX_SERVER_` and its name in capitals; lists are comma-separated there, tables
+are JSON. `model_options` is the one table: its values lie over each other one by one, each for its model.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import param
 
+from .engine_settings import EDITABLE, RELOAD, EngineSettings, Models, fitting, from_text, merged
 from .errors import InvalidParameter, SettingsError
-from .messages import Limit
+from .tuning import EngineOptions, Limit, Option, SourceName
 
-SourceName = Literal["default", "file", "environment", "command line", "live"]
 PREFIX = "MLX_SERVER_"
 DEFAULT_PORT = 10242
 ENVIRONMENT_ONLY = {f"{PREFIX}DATA_DIR", f"{PREFIX}BLAS"}
@@ -31,7 +32,7 @@ def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get(f"{PREFIX}DATA_DIR") or "~/.mlx-panel").expanduser()
 
 
-class Settings(param.Parameterized):
+class Settings(EngineSettings):
     """All settings with their defaults. Durations are seconds, 0 switches an optional clock off."""
 
     host = param.String("127.0.0.1", doc="Address to listen on.")
@@ -86,12 +87,6 @@ class Settings(param.Parameterized):
     max_requests = param.Integer(
         512, bounds=(1, 100_000), doc="Requests running and waiting; more are refused with 503."
     )
-    max_batch = param.Integer(
-        32, bounds=(1, 1024), doc="Requests a model generates at once; more wait in its queue."
-    )
-    prefill_step = param.Integer(
-        512, bounds=(16, 65536), doc="Prompt tokens processed between two decode steps."
-    )
     max_body_mb = param.Number(32, bounds=(0.01, 4096), doc="Largest request body in megabytes.")
 
     unknown_fields: Any = param.Selector(
@@ -132,6 +127,7 @@ class Settings(param.Parameterized):
         self.folder = folder
         self._under: dict[str, tuple[SourceName, Any]] = {}
         self._source: dict[str, SourceName] = {}
+        self._tables: dict[SourceName, Models] = {}
         self.unknown: list[str] = []  # names in the environment that look like settings and are none
 
     @classmethod
@@ -145,6 +141,8 @@ class Settings(param.Parameterized):
         settings = cls(data_folder(environment))
         for source, values in settings._layers(arguments or {}, environment):
             settings._apply(source, values)
+        if wrong := settings.contradiction():
+            raise SettingsError(wrong[1], field=wrong[0])
         return settings
 
     def _layers(
@@ -180,26 +178,33 @@ class Settings(param.Parameterized):
 
     def _set(self, source: SourceName, name: str, value: Any) -> None:
         try:
-            if isinstance(value, bool):
+            if name == "model_options":
+                return self._lay(source, fitting(self.param[name], value))
+            if name in EDITABLE:
+                value = fitting(self.param[name], value)
+            elif isinstance(value, bool):
                 raise TypeError
             setattr(self, name, value)
         except (ValueError, TypeError) as error:
-            raise SettingsError(
-                f"{source}: {name} cannot be {value!r}. {self.param[name].doc}", field=name
-            ) from error
+            why = f"It {error}." if name in (*EDITABLE, "model_options") else self.param[name].doc
+            raise SettingsError(f"{source}: {name} cannot be {value!r}. {why}", field=name) from error
         self._source[name] = source
         if source != "live":
             self._under[name] = (source, value)
 
+    def _lay(self, source: SourceName, tables: Models) -> None:
+        """Make these the models' own values of a layer."""
+        self._tables[source] = tables
+        self.model_options = merged([self._tables[one] for one in LAYERS if one in self._tables])
+
     def _parse(self, source: SourceName, name: str, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        kind = self.param[name]
         try:
-            return _from_text(kind, value)
+            return from_text(self.param[name], value)
         except ValueError as error:
             raise SettingsError(
-                f"{source}: {name} cannot be {value!r}; it is a number.", field=name
+                f"{source}: {name} cannot be {value!r}; it is {error}.", field=name
             ) from error
 
     # --- live changes ----------------------------------------------------------------------------------------
@@ -216,37 +221,96 @@ class Settings(param.Parameterized):
             minimum=low, maximum=high, source=self.source(name), doc=kind.doc or "",
         )  # fmt: skip
 
+    def options(self, model: str = "") -> list[Option]:
+        """The engine's settings a person edits live: those for every model, or what holds for one."""
+        return [self._option(name, model) for name in EDITABLE]
+
+    def _option(self, name: str, model: str) -> Option:
+        kind, own = self.param[name], name in self.model_options.get(model, {})
+        low, high = getattr(kind, "bounds", None) or (None, None)
+        return Option(
+            name=name, value=self.engine_value(name, model), default=kind.default, own=own, minimum=low, maximum=high,
+            source=self._source_of(name, model) if own else self.source(name), unit=UNITS.get(name.rpartition("_")[2], ""),
+            choices=getattr(kind, "objects", None) or [], reload=name in RELOAD, doc=kind.doc or "",
+        )  # fmt: skip
+
+    def _source_of(self, name: str, model: str) -> SourceName:
+        layers = (layer for layer in reversed(LAYERS) if name in self._tables.get(layer, {}).get(model, {}))
+        return next(layers)
+
+    def options_of(self, model: str) -> EngineOptions:
+        """What a model's worker is given; `draft_model` is a name still."""
+        return self.engine_options(model, self.folder)
+
     def change(self, values: Mapping[str, Any]) -> None:
         """Set limits live, all or none. Raises InvalidParameter naming the first that cannot be."""
-        for name, value in values.items():
-            self._check(name, value)
-        for name, value in values.items():
-            self._set("live", name, float(value))
+        self._change({**self.live, **self._fitting(values, LIVE_TIMEOUTS)})
 
-    def _check(self, name: str, value: Any) -> None:
-        if name not in LIVE_TIMEOUTS:
+    def change_options(self, values: Mapping[str, Any], model: str = "") -> None:
+        """Set the engine's settings live, for one model if one is named; all or none. None takes a live value back.
+
+        Raises InvalidParameter naming the first that cannot be, or the one another makes impossible.
+        """
+        fitted, live = self._fitting(values, EDITABLE), self.live
+        table = {**(live.get("model_options", {}).get(model, {}) if model else live), **fitted}
+        self._keep(model, {name: value for name, value in table.items() if value is not None})
+
+    def _keep(self, model: str, table: dict[str, Any]) -> None:
+        """Make this the live layer, or a model's part of it."""
+        live = self.live
+        if model:
+            others = {one: own for one, own in live.get("model_options", {}).items() if one != model}
+            table = {**live, "model_options": {**others, model: table} if table else others}
+        self._change(table)
+
+    def _change(self, live: Mapping[str, Any]) -> None:
+        before = self.live
+        self.restore(live)
+        if wrong := self.contradiction():
+            self.restore(before)
+            raise InvalidParameter(wrong[1], field=wrong[0])
+
+    def _fitting(self, values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: self._fits(name, value, names) for name, value in values.items()}
+
+    def _fits(self, name: str, value: Any, names: tuple[str, ...]) -> Any:
+        if name not in names:
             raise InvalidParameter(
-                f"There is no live setting of that name. Known: {', '.join(LIVE_TIMEOUTS)}.", field=name
+                f"There is no live setting of that name. Known: {', '.join(names)}.", field=name
             )
-        low, high = self.param[name].bounds
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise InvalidParameter(f"{name} must be a number of seconds from {low} to {high}.", field=name)
+        if value is None and name in EDITABLE:
+            return None
+        try:
+            return fitting(self.param[name], value)
+        except ValueError as error:
+            raise InvalidParameter(f"{name} {error}.", field=name) from error
 
-    def reset(self) -> None:
-        """Forget the live changes; what the layers below say holds again."""
-        for name in [name for name, source in self._source.items() if source == "live"]:
-            source, value = self._under.get(name, ("default", self.param[name].default))
-            setattr(self, name, value)
-            self._source[name] = cast(SourceName, source)
+    def reset(self, names: tuple[str, ...] | None = None) -> None:
+        """Forget the live changes, or those of these names; what the layers below say holds again."""
+        live = self.live
+        self._change({} if names is None else {name: live[name] for name in live if name not in names})
+
+    def reset_options(self, model: str = "") -> None:
+        """Forget the live changes to the engine's settings for every model, or to those of one."""
+        if model:
+            self._keep(model, {})
+        else:
+            self.reset(EDITABLE)
 
     @property
     def live(self) -> dict[str, Any]:
         """The live changes."""
-        return {name: getattr(self, name) for name, source in self._source.items() if source == "live"}
+        values = {name: getattr(self, name) for name, source in self._source.items() if source == "live"}
+        tables = {"model_options": self._tables["live"]} if self._tables.get("live") else {}
+        return values | tables
 
     def restore(self, live: Mapping[str, Any]) -> None:
         """Make these the live changes."""
-        self.reset()
+        for name in [name for name, source in self._source.items() if source == "live"]:
+            source, value = self._under.get(name, ("default", self.param[name].default))
+            setattr(self, name, value)
+            self._source[name] = cast(SourceName, source)
+        self._lay("live", {})
         for name, value in live.items():
             self._set("live", name, value)
 
@@ -259,16 +323,8 @@ class Settings(param.Parameterized):
 
 
 LIVE_TIMEOUTS = ("timeout_chat_seconds", "timeout_completions_seconds", "timeout_embeddings_seconds")
-
-
-def _from_text(kind: param.Parameter, text: str) -> Any:
-    if isinstance(kind, param.List):
-        return [item.strip() for item in text.split(",") if item.strip()]
-    if isinstance(kind, param.Integer):
-        return int(text)
-    if isinstance(kind, param.Number):
-        return float(text)
-    return text
+LAYERS: tuple[SourceName, ...] = ("file", "environment", "command line", "live")
+UNITS = {"mb": "MiB", "ms": "ms", "seconds": "s", "bits": "bits"}
 
 
 def _read(path: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

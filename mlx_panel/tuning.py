@@ -35,7 +35,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_batch: int = 32
-    prefill_step: int = 512
+    prefill_step: int = 1024
     max_decode_stall_ms: float = 200.0
     decode_share: float = 0.2
     admission_order: AdmissionOrder = "shortest"

@@ -33,16 +33,19 @@ from .messages import (
     Command,
     Event,
     Failed,
+    Forget,
     Frame,
     GenerateRequest,
     LoadFailed,
     Ready,
     Report,
     Stop,
+    Tune,
     decode_command,
     encode,
 )
 from .site import site
+from .tuning import EngineOptions
 
 log = logging.getLogger("mlx_panel.worker")
 
@@ -125,6 +128,12 @@ class Worker:
             self._add(command.request)
         elif isinstance(command, Cancel):
             self.engine.cancel(command.id)
+        elif isinstance(command, Tune):
+            self.engine.tune(command.options)
+            self._next_beat = 0.0  # what came of it is told at once
+        elif isinstance(command, Forget):
+            self.engine.forget()
+            self._next_beat = 0.0
         elif isinstance(command, Stop):
             self.draining, self.stopped = True, self.stopped or not command.drain
 
@@ -154,16 +163,16 @@ class Worker:
             self.send(Frame(events))
 
 
-def load(path: str, fake: str, max_batch: int, prefill_step: int) -> AnyEngine:
+def load(path: str, fake: str, options: EngineOptions) -> AnyEngine:
     """The engine for a folder, or for the JSON text of a `FakeSpec`."""
     if fake:
-        return FakeEngine(msgspec.json.decode(fake, type=FakeSpec), max_batch=max_batch)
+        return FakeEngine(msgspec.json.decode(fake, type=FakeSpec), options=options)
     if is_fake(path):
-        return FakeEngine.load(path, max_batch=max_batch)
+        return FakeEngine.load(path, options=options)
     # mlx is only imported by a process that needs it, after the BLAS it is to use.
     from .engine.engine import Engine
 
-    return Engine.load(path, max_batch=max_batch, prefill_step=prefill_step)
+    return Engine.load(path, options=options)
 
 
 def ready(engine: AnyEngine, load_seconds: float) -> Ready:
@@ -219,7 +228,7 @@ def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
     """Load, serve, free. Returns the exit code."""
     started = time.monotonic()
     try:
-        engine = load(options.model, options.fake, options.max_batch, options.prefill_step)
+        engine = load(options.model, options.fake, options.options)
     except Exception as error:
         # No request was here yet: the words are about the folder alone.
         words = " ".join(str(error).split())
@@ -262,9 +271,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--socket", required=True, help="address of the server's PAIR socket")
     parser.add_argument("--model", default="", help="the model's folder")
     parser.add_argument("--name", default="", help="the model's name, for the process list")
-    parser.add_argument("--max-batch", type=int, default=32, help="requests that run at once")
     parser.add_argument(
-        "--prefill-step", type=int, default=512, help="prompt tokens of a request in one step"
+        "--options", type=_options, default=EngineOptions(), help="JSON of the engine's options"
     )
     parser.add_argument(
         "--parent", type=int, default=os.getppid(), help="end when this is no longer the parent"
@@ -273,6 +281,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--fake", default="", help="JSON of a model that never existed, to try clients and failures"
     )
     return parser.parse_args(arguments)
+
+
+def _options(text: str) -> EngineOptions:
+    return msgspec.json.decode(text, type=EngineOptions)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -71,6 +71,9 @@ def full_record() -> AuditRecord:
         total_tokens=6,
         finish_reason="stop",
         caller="team-a",
+        cache_outcome="changed",
+        cache_diverged_at=2**40,
+        cache_role="tool",
     )
 
 
@@ -139,7 +142,8 @@ def test_text_columns_are_the_allowed_ones(path, open_store):
     found = columns(path)
     assert {name for name, kind in found.items() if kind == "VARCHAR"} == set(TEXT_COLUMNS)
     plain = {"VARCHAR", "TIMESTAMP", "SMALLINT", "BIGINT", "DOUBLE", "BOOLEAN"}
-    assert {name for name, kind in found.items() if kind not in plain} == {"status", "backend_type"}
+    closed = {name for name, kind in found.items() if kind not in plain}
+    assert closed == {"status", "backend_type", "cache_outcome", "cache_role"}
 
 
 @pytest.mark.parametrize(("column", "vocabulary"), [("status", Status), ("backend_type", BackendType)])
@@ -332,6 +336,39 @@ def test_reopening_appends(path, open_store):
 
 def test_migrations_are_numbered_without_gap():
     assert [version for version, _ in migrations()] == list(range(1, len(list(migrations())) + 1))
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(path, open_store):
+    first = dict(migrations())[1]
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(first)
+        connection.execute(
+            "CREATE TABLE schema_version (version INTEGER NOT NULL, applied TIMESTAMP NOT NULL)"
+        )
+        connection.execute("INSERT INTO schema_version VALUES (1, TIMESTAMP '2026-01-01')")
+        old_row(connection, 1)
+    # A server of that version was killed while it moved to a new file.
+    with duckdb.connect(f"{path}.kept") as connection:
+        connection.execute(first)
+        old_row(connection, 2)
+    store = open_store()
+    store.put(record(3, cache_outcome="changed", cache_diverged_at=1804, cache_role="system"))
+    store.close()
+    with duckdb.connect(str(path), read_only=True) as connection:
+        rows = connection.execute(
+            "SELECT request_id, cache_outcome, cache_diverged_at, cache_role FROM audit ORDER BY id"
+        ).fetchall()
+    assert rows == [("old1", None, None, None), ("old2", None, None, None), ("r3", "changed", 1804, "system")]
+
+
+def old_row(connection: duckdb.DuckDBPyConnection, number: int) -> None:
+    connection.execute(
+        "INSERT INTO audit BY NAME SELECT ? AS id, ? AS request_id, TIMESTAMP '2026-01-01' AS \"timestamp\", "
+        "'/health' AS endpoint, 'management' AS dialect, 'success' AS status, 200 AS http_status, false AS stream, "
+        "1.0 AS duration_ms, 0 AS prompt_tokens, 0 AS cached_tokens, 0 AS completion_tokens, 0 AS reasoning_tokens, "
+        "0 AS total_tokens",
+        [number, f"old{number}"],
+    )
 
 
 def test_a_file_of_a_newer_version_is_left_alone(path, open_store):

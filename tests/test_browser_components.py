@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import panel as pn
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mlx_panel.dashboard import pages, resources
 from mlx_panel.dashboard.overview import Overview
-from mlx_panel.dashboard.source import Recorded
+from mlx_panel.dashboard.recorded import Recorded
 from mlx_panel.errors import ModelLoadFailed
+from mlx_panel.job import Order
 from mlx_panel.messages import ModelState
 
 from .browser import Visit, browser
@@ -36,7 +38,11 @@ def url(source: Recorded) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    apps = {"/": lambda: pages.build(source), "/alone": lambda: Overview(source)}
+    apps = {
+        "/": lambda: pages.build(source),
+        "/benchmarks": lambda: pages.build(source, "/benchmarks"),
+        "/alone": lambda: Overview(source),
+    }
     server = pn.serve(
         apps, port=port, address="127.0.0.1", websocket_origin=f"127.0.0.1:{port}", show=False, threaded=True
     )
@@ -59,8 +65,8 @@ def visit(chrome: Browser, url: str) -> Iterator[Visit]:
     assert visit.foreign == []
 
 
-def background(page: Page) -> list[int]:
-    text = page.locator(".card").first.evaluate("node => getComputedStyle(node).backgroundColor")
+def background(page: Page, what: str = ".card") -> list[int]:
+    text = page.locator(what).first.evaluate("node => getComputedStyle(node).backgroundColor")
     return [int(part) for part in text[text.index("(") + 1 : -1].split(",")[:3]]
 
 
@@ -179,6 +185,69 @@ def test_many_models_do_not_push_the_rest_away(visit: Visit, source: Recorded, w
     expect(rows).to_have_count(13, timeout=20_000)
 
 
+def test_engine(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Engine").click()
+    batch, save = page.get_by_label("Requests at once"), page.get_by_role("button", name="Save")
+    expect(batch).to_have_value("32")
+    expect(save).to_be_disabled()
+    batch.fill("0")
+    expect(page.locator(".field", has_text="max_batch")).to_contain_text("From 1 to 1,024.")
+    expect(save).to_be_disabled()
+    batch.fill("8")
+    page.get_by_label("Bits a value").select_option("8")
+    page.get_by_role("switch", name="clock").check()
+    save.click()
+    expect(page.get_by_text("Saved. It holds from a model's next load on.")).to_be_visible()
+    values = {option.name: option.value for option in source.options}
+    assert (values["max_batch"], values["kv_bits"], values["strip_rules"]) == (
+        8,
+        8,
+        ["claude-code-header", "clock"],
+    )
+    page.get_by_role("button", name="Reset Requests at once").click()
+    expect(batch).to_have_value("32")
+    page.get_by_label("Whose settings").select_option("org/small")
+    expect(page.locator(".field", has_text="max_batch")).to_contain_text("as for all")
+    batch.fill("4")
+    batch.press("Enter")
+    expect(page.get_by_text("Saved. It holds at once.")).to_be_visible()
+    assert source.model_options == {"org/small": {"max_batch": 4}}
+
+
+def test_a_model_that_waits_for_its_next_load_is_reloaded(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Engine").click()
+    source.put(snapshot(models=(msgspec.structs.replace(MODELS[0], pending=("kv_bits",)), *MODELS[1:])))
+    banner = page.locator(".banner", has_text="kv_bits will hold from its next load on")
+    banner.get_by_role("button", name="Reload org/big").click()
+    expect(banner.get_by_role("button")).to_be_disabled()
+    expect(banner.get_by_role("button")).to_have_text("Reload now")
+    assert [call for call in source.calls if call[0] in ("load", "unload")] == [
+        ("unload", "org/big"),
+        ("load", "org/big"),
+    ]
+
+
+def test_prefix_cache(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Prefix cache").click()
+    block = page.locator(".block", has_text="org/big")
+    expect(block).to_contain_text("668 MiB of 1.0 GiB, 321 blocks")
+    expect(block).to_contain_text("stored as 8-bit (group 64)")
+    missed = page.locator(".requests tbody tr", has_text="req-1")
+    expect(missed).to_contain_text("1,792 of 2,113")
+    missed.get_by_role("button", name="Leave out: clock").click()
+    expect(missed.get_by_role("button")).to_have_count(0)
+    expect(page.get_by_role("switch", name="clock")).to_be_checked()
+    source.cached = []
+    source.record(record(99))
+    expect(page.get_by_text("No request has asked the cache yet.")).to_be_visible()
+    block.get_by_role("button", name="Clear the prefix cache of org/big").click()
+    block.get_by_role("button", name="Really clear the prefix cache of org/big").click()
+    expect(block).to_contain_text("0 of 0 requests")
+
+
 def test_system_warns_of_a_slow_blas(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="System").click()
     expect(visit.page.get_by_text("apt install libopenblas0")).to_be_visible()
@@ -209,6 +278,66 @@ def test_hidden_page_is_not_fed(visit: Visit, source: Recorded) -> None:
     source.put(snapshot(tokens_per_second=33.0))
     page.evaluate(hide, False)
     expect(page.locator(".card", has_text="Speed")).to_contain_text("33 tok/s")
+
+
+def test_the_way_to_the_benchmarks_and_back(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_label("Toggle theme").click()
+    expect(page.locator(".card").first).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    link = page.get_by_role("link", name="Benchmarks")
+    link.focus()
+    link.press("Enter")
+    expect(page.get_by_text("No benchmark has been stored yet")).to_be_visible(timeout=20_000)
+    assert page.url == f"{visit.url}benchmarks"
+    assert max(background(page, ".panel")) < 60
+    expect(page.get_by_role("link", name="Benchmarks")).to_have_attribute("aria-current", "page")
+    page.set_viewport_size({"width": 360, "height": 800})
+    expect(page.get_by_role("link", name="Benchmarks")).to_be_hidden()
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator(".card", has_text="Speed")).to_be_visible(timeout=20_000)
+    assert page.url == visit.url
+
+
+def test_a_benchmark_is_ordered_as_the_form_says(visit: Visit, source: Recorded) -> None:
+    page = visit.page
+    page.get_by_role("link", name="Benchmarks").click()
+    start = page.get_by_role("button", name="Start", exact=True)
+    expect(
+        page.get_by_text("3 levels, 48 requests and 7 to warm up; at most 3,072 answer tokens.")
+    ).to_be_visible(timeout=20_000)
+    for level in ("1", "4", "16"):
+        page.get_by_role("button", name=level, exact=True).click()
+    expect(page.get_by_text("Choose at least one.")).to_be_visible()
+    expect(start).to_be_disabled()
+    page.get_by_role("button", name="2", exact=True).press("Enter")
+    page.get_by_label("Prompt tokens").fill("0")
+    expect(page.get_by_text("From 1 to 1,000,000.")).to_be_visible()
+    expect(start).to_be_disabled()
+    page.get_by_label("Prompt tokens").fill("512")
+    page.get_by_label("Requests a level").fill("20")
+    page.get_by_label("Sampling").select_option("sampled")
+    page.get_by_label("Shared prefix").fill("25")
+    start.click()
+    expect(page.get_by_text("Starting…")).to_be_visible()
+    expect(start).to_be_disabled()
+    assert source.job is not None
+    assert source.job.order == Order(
+        model="org/big",
+        concurrency=(2,),
+        prompt_tokens=512,
+        requests=20,
+        temperature=0.7,
+        top_p=0.9,
+        shared_prefix=0.25,
+    )
+    running = dict(step=0, steps=2, label="2 × 512→64", done=5, total=20, fraction=0.25, seconds_left=61.2)
+    source.bench(msgspec.structs.replace(source.job, **running))
+    bar = page.get_by_role("progressbar", name="Benchmark", exact=True)
+    expect(bar).to_have_attribute("aria-valuenow", "25")
+    expect(page.get_by_text("about 1 min 2 s left")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("0 of 2 levels measured; nothing was stored.")).to_be_visible()
+    expect(start).to_be_enabled()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -18,6 +18,9 @@ from panel.io.state import set_curdoc
 
 from mlx_panel.dashboard import pages, resources
 from mlx_panel.dashboard.audit import AuditTable
+from mlx_panel.dashboard.benchmarks import Benchmarks
+from mlx_panel.dashboard.cache import PrefixCache
+from mlx_panel.dashboard.engine import EngineForm
 from mlx_panel.dashboard.live import Live
 from mlx_panel.dashboard.models import Models
 from mlx_panel.dashboard.overview import Overview
@@ -26,11 +29,14 @@ from mlx_panel.dashboard.system import SystemCard
 from mlx_panel.dashboard.timeouts import Timeouts
 from mlx_panel.dashboard.watching import Watching
 from mlx_panel.errors import ModelLoadFailed, Unavailable
+from mlx_panel.job import Job, Order
 
-from .recorded import MODELS, record, recorded, snapshot
+from .recorded import MODELS, NOW, record, recorded, result, snapshot
 
-COMPONENTS: tuple[type[Watching], ...] = (Overview, Models, Live, Status, AuditTable, Timeouts, SystemCard)
-LIVE: tuple[type[Watching], ...] = (Overview, Models, Live, Status, AuditTable)
+LIVE: tuple[type[Watching], ...] = (
+    Overview, Models, Live, Status, AuditTable, Benchmarks, EngineForm, PrefixCache,
+)  # fmt: skip
+COMPONENTS: tuple[type[Watching], ...] = (*LIVE, Timeouts, SystemCard)
 
 
 def tell(component: Watching, do: str, **message: Any) -> None:
@@ -271,10 +277,11 @@ async def test_audit_asks_only_what_can_be_asked(query: Any) -> None:
     assert all(call == ("audit", 25, 0, None, None, "model") for call in source.calls)
 
 
-@pytest.mark.parametrize("kind", [AuditTable, Timeouts, SystemCard])
+@pytest.mark.parametrize("kind", [AuditTable, Timeouts, SystemCard, Benchmarks, EngineForm, PrefixCache])
 async def test_unreachable_server_is_said(kind: type[Watching]) -> None:
     source = recorded()
-    source.faults = {name: Unavailable("No server there.") for name in ("audit", "timeouts", "system")}
+    what = ("audit", "timeouts", "system", "engine", "cache", "benchmarks")
+    source.faults = {name: Unavailable("No server there.") for name in what}
     component = kind(source)  # type: ignore[call-arg]
     component.refresh()
     await turn()
@@ -288,14 +295,166 @@ async def test_system() -> None:
     assert card.view.system["blas"]["fix"] == "apt install libopenblas0"
 
 
+# --- benchmarks --------------------------------------------------------------------------------------------
+
+
+async def test_benchmark_is_started_followed_and_shown() -> None:
+    source = recorded(results=[result("old", 50.0)])
+    benchmarks = Benchmarks(source)
+    benchmarks.refresh()
+    await turn()
+    assert [one["id"] for one in benchmarks.view.stored] == benchmarks.view.chosen == ["old"]
+    order = {"model": "org/big", "concurrency": [1, 4], "prompt_tokens": 16}
+    tell(benchmarks, "start", order=order)
+    await turn()
+    assert benchmarks.view.job["state"] == "running"
+    assert source.calls[-1] == ("benchmarks", Order(model="org/big", concurrency=(1, 4), prompt_tokens=16))
+    tell(benchmarks, "start", order=order)
+    await turn()
+    assert "A benchmark is running" in benchmarks.view.notice["text"]
+    done = Job(order=Order(model="org/big"), started=NOW, state="done", result="new")
+    source.bench(done, result("new", created=NOW.replace(year=2027)))
+    tell(benchmarks, "ask")
+    await turn()
+    assert [one["id"] for one in benchmarks.view.stored] == ["new", "old"]
+    assert benchmarks.view.chosen == ["new"]
+    assert not benchmarks.view.notice
+    assert not benchmarks.view.busy
+
+
+@pytest.mark.parametrize(
+    "order", [None, 3, {}, {"model": "m", "concurrency": []}, {"model": "m", "top_p": 7}]
+)
+async def test_benchmark_that_cannot_be_is_said(order: Any) -> None:
+    source = recorded()
+    benchmarks = Benchmarks(source)
+    tell(benchmarks, "start", order=order)
+    await turn()
+    assert "cannot be run" in benchmarks.view.notice["text"]
+    assert source.job is None
+
+
+async def test_two_results_are_compared_and_plotted() -> None:
+    source = recorded(results=[result("slow", 50.0), result("fast", 100.0, concurrency=(1, 16))])
+    benchmarks = Benchmarks(source)
+    tell(benchmarks, "choose", ids=["fast", "slow", "third"])
+    await turn()
+    shown = benchmarks.view.shown
+    assert [one["letter"] for one in shown["results"]] == ["A", "B"]
+    assert [row["workload"] for row in shown["ratios"]] == ["1 × 128→64 greedy", "16 × 128→64 greedy"]
+    speed = shown["ratios"][0]["cells"][0]
+    assert (speed["metric"], speed["median"], speed["better"]) == ("tokens/s", 2.0, "higher")
+    assert benchmarks.results.shown is shown
+    figures = [pane.object for pane in benchmarks.plots]
+    assert [figure.title.text.partition(" ")[0] for figure in figures] == ["Throughput", "First", "Between"]
+    lines = figures[0].renderers[0].data_source.data
+    assert (lines["xs"], lines["ys"][0][0]) == ([[1, 16], [1, 4, 16]], 100.0)
+    tell(benchmarks, "delete", id="slow")
+    await turn()
+    assert benchmarks.view.chosen == ["fast"]
+    tell(benchmarks, "download", id="fast")
+    await turn()
+    assert benchmarks.view.file["name"] == "fast.json"
+    assert json.loads(benchmarks.view.file["text"])["id"] == "fast"
+    tell(benchmarks, "delete", id="fast")
+    await turn()
+    assert (benchmarks.view.chosen, list(benchmarks.plots), benchmarks.view.stored) == ([], [], [])
+
+
+# --- the engine and its cache ------------------------------------------------------------------------------
+
+
+def value(form: EngineForm, name: str) -> tuple[Any, str, bool]:
+    option = next(one for one in form.view.options if one["name"] == name)
+    return option["value"], option["source"], option["own"]
+
+
+async def test_engine_is_set_for_all_and_for_one() -> None:
+    source = recorded()
+    form = EngineForm(source)
+    form.refresh()
+    await turn()
+    assert value(form, "max_batch") == (32, "default", False)
+    tell(form, "save", values={"max_batch": 8})
+    await turn()
+    assert value(form, "max_batch") == (8, "live", False)
+    assert form.view.saved["text"] == "Saved. It holds at once."
+    tell(form, "show", model="org/small")
+    tell(form, "save", values={"kv_bits": 8})
+    await turn()
+    assert value(form, "kv_bits") == (8, "live", True)
+    assert "next load" in form.view.saved["text"]
+    assert form.view.own == ["org/small"]
+    tell(form, "show", model="")
+    await turn()
+    assert value(form, "kv_bits") == (0, "default", False)
+    tell(form, "save", values={"max_batch": 0})
+    await turn()
+    assert form.view.notice["field"] == "max_batch"
+    tell(form, "reset")
+    await turn()
+    assert value(form, "max_batch") == (32, "default", False)
+
+
+async def test_engine_reloads_a_model_that_waits() -> None:
+    source = recorded()
+    form = EngineForm(source)
+    tell(form, "reload", model="org/big")
+    await asyncio.sleep(0)
+    assert form.view.reloading == ["org/big"]
+    await turn()
+    assert [call for call in source.calls if call[0] != "engine"] == [
+        ("unload", "org/big"),
+        ("load", "org/big"),
+    ]
+    assert form.view.reloading == []
+
+
+async def test_cache_shows_figures_requests_and_rules() -> None:
+    source = recorded()
+    cache = PrefixCache(source)
+    cache.refresh()
+    await turn()
+    assert [model["id"] for model in json.loads(cache.view.figures)] == ["org/big"]
+    assert [one["request_id"] for one in cache.view.records] == ["req-2", "req-1", "req-0"]
+    assert list(cache.view.records[1]["helpful"]) == ["clock"]
+    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["claude-code-header"]
+    tell(cache, "rule", name="clock", on=True)
+    await turn()
+    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["claude-code-header", "clock"]
+    tell(cache, "rule", name="claude-code-header", on=False)
+    await turn()
+    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["clock"]
+    tell(cache, "clear", model="org/big")
+    await turn()
+    assert ("cache", "org/big") in source.calls
+    assert cache.view.busy == []
+
+
 # --- the page ----------------------------------------------------------------------------------------------
 
 
 def test_every_page_builds() -> None:
-    for path, (title, _) in pages.PAGES.items():
+    for path in pages.PAGES:
         document = pages.build(recorded(), path).server_doc(Document())
-        assert title == "mlx-panel"
         assert document.roots[0].class_name == "Page"
+    assert [pages.title(path) for path in pages.PAGES] == ["mlx-panel", "Benchmarks – mlx-panel"]
+
+
+def test_one_address_may_serve_every_page() -> None:
+    asked = {"benchmarks": "/benchmarks", "nothing": "/", "../x": "/", "": "/"}
+    assert {name: pages.asked({"page": [name.encode()]}) for name in asked} == asked
+    assert pages.asked({}) == "/"
+
+
+def test_a_tab_is_made_when_it_is_opened() -> None:
+    source = recorded()
+    tabs = pages.build(source).main[1]
+    assert [len(tab.objects) for tab in tabs[1:]] == [0] * (len(pages.TABS) - 1)
+    tabs.active = 2
+    tabs.active = 0
+    tabs.active = 2
+    assert [len(tab.objects) for tab in tabs[1:]] == [0, 1, 0, 0]
 
 
 def test_remembered_resources_are_the_same() -> None:

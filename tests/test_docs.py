@@ -13,6 +13,7 @@ import pytest
 from panel.command.serve import Serve
 
 from mlx_panel import chat, cli
+from mlx_panel.engine_settings import EDITABLE, RELOAD
 from mlx_panel.errors import MlxPanelError, status_of
 from mlx_panel.http import openai_chat, openai_completions
 from mlx_panel.http.fallback import Fallback
@@ -21,6 +22,7 @@ from mlx_panel.http.routes import MODULES
 from mlx_panel.messages import AuditRecord, ModelState, Snapshot
 from mlx_panel.serve import MlxServe
 from mlx_panel.settings import LIVE_TIMEOUTS, PREFIX, Settings
+from mlx_panel.tuning import CacheFigures, CacheRecord, CacheReport, Option
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,21 +64,25 @@ def test_every_field_is_named(title: str) -> None:
 
 def test_every_other_word_is_named() -> None:
     words = {*NO_EFFECT, *MESSAGE_FIELDS, *MESSAGE_UNSUPPORTED, *OTHER_PARTS, *ROLES}
-    words |= {*Snapshot.__struct_fields__, *ModelState.__struct_fields__}
-    assert {word for word in words if f"`{word}`" not in text("docs/api.md")} == set()
+    for struct in (Snapshot, ModelState, CacheFigures, CacheReport, CacheRecord, Option):
+        words |= set(struct.__struct_fields__)
+    page = text("docs/api.md")
+    assert {word for word in words if f"`{word}`" not in page and f'"{word}":' not in page} == set()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_setting_has_its_variable_default_and_bounds(name: str) -> None:
     line, kind = row("docs/settings.md", name), Settings.param[name]
-    items = kind.default if isinstance(kind, param.List) else [kind.default]
-    shown = ", ".join(f"`{item}`" for item in items)
+    items = kind.default if isinstance(kind.default, list) else [kind.default]
+    words = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
+    shown = ", ".join(f"`{word}`" for word in words if word)
     assert f"| `{name}` | `{PREFIX}{name.upper()}` | {shown or 'none'} |" in line
     if isinstance(kind, param.Number):
         assert f"| {kind.bounds[0]:,} to {kind.bounds[1]:,}" in line
     if isinstance(kind, param.Selector):
         assert all(f"`{choice}`" in line for choice in kind.objects)
-    assert (name in LIVE_TIMEOUTS) == (" Live" in line)
+    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, "model_options")) == (" Live" in line)
+    assert (name in RELOAD) == ("from the model's next load on" in line)
 
 
 def test_no_setting_is_made_up() -> None:
@@ -115,7 +121,11 @@ def commands(parser: argparse.ArgumentParser, path: str = "mlx-panel") -> Iterat
 
 def test_every_command_has_its_row_with_its_flags() -> None:
     found = dict(commands(cli._parser()))
-    found["mlx-panel serve"] = {flag for flag, spec in MlxServe.args if (flag, spec) not in Serve.args}
+    # Those of the engine's settings have their rows in docs/settings.md.
+    engine = {f"--{name.replace('_', '-')}" for name in EDITABLE}
+    found["mlx-panel serve"] = {
+        flag for flag, spec in MlxServe.args if (flag, spec) not in Serve.args
+    } - engine
     for command, flags in {**found, "mlx-panel --version": set()}.items():
         assert {flag for flag in flags if flag not in row("README.md", command)} == set(), command
 

@@ -29,6 +29,10 @@ PATHS = {
     "/v1/models/{id}": "/v1/models/plain",
     "/v1/admin/models/load/{id}": "/v1/admin/models/load/plain",
     "/v1/admin/models/unload/{id}": "/v1/admin/models/unload/plain",
+    "/v1/admin/cache/requests/{request_id}": "/v1/admin/cache/requests/none",
+    "/v1/admin/cache/{model}": "/v1/admin/cache/plain",
+    "/v1/admin/benchmarks/{id}": "/v1/admin/benchmarks/none",
+    "/api/settings/engine/{model}": "/api/settings/engine/plain",
     "(no route)": "/v1/there/is/nothing",
 }
 
@@ -184,8 +188,24 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "n is two": ({"n": 2}, "unsupported_parameter", "n"),
     "n is true": ({"n": True}, "unsupported_parameter", "n"),
-    "a seed": ({"seed": 1}, "unsupported_parameter", "seed"),
-    "a bias": ({"logit_bias": {"5": 1}}, "unsupported_parameter", "logit_bias"),
+    "seed is half": ({"seed": 0.5}, "invalid_parameter", "seed"),
+    "seed is huge": ({"seed": 2**63}, "invalid_parameter", "seed"),
+    "presence_penalty too high": ({"presence_penalty": 2.1}, "invalid_parameter", "presence_penalty"),
+    "frequency_penalty too low": ({"frequency_penalty": -2.1}, "invalid_parameter", "frequency_penalty"),
+    "repetition_penalty is zero": ({"repetition_penalty": 0}, "invalid_parameter", "repetition_penalty"),
+    "repetition_context_size below zero": (
+        {"repetition_context_size": -1},
+        "invalid_parameter",
+        "repetition_context_size",
+    ),
+    "a bias for a word": ({"logit_bias": {"zq7canary4Kx": 1}}, "invalid_parameter", "logit_bias"),
+    "a bias for no token": ({"logit_bias": {"999999": 1}}, "invalid_parameter", "logit_bias"),
+    "too many biases": (
+        {"logit_bias": dict.fromkeys(map(str, range(1025)), 1)},
+        "invalid_parameter",
+        "logit_bias",
+    ),
+    "deterministic is a number": ({"deterministic": 1}, "invalid_parameter", "deterministic"),
 }
 
 
@@ -237,7 +257,7 @@ CHAT_REFUSED = {
     "tools": [{"type": "function"}],
     "response_format": {"type": "json_object"},
     "logprobs": True,
-    "presence_penalty": 1,
+    "n": 2,
     "tool_choice": "required",
     "modalities": ["audio"],
     "store": True,

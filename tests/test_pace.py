@@ -47,7 +47,7 @@ def test_no_step_is_longer_than_the_limit_and_a_pass_of_the_smallest_chunk(
     options = EngineOptions(max_decode_stall_ms=limit, prefill_step=most, decode_share=share)
     # What the first chunk costs is learnt by running it.
     first, *learning = [one for one in Machine(Pace(options), token, step).run(400) if one[0]]
-    later = learning[4:]
+    later = learning[8:]
     smallest = SMALLEST_CHUNK * token + step
     assert first[0] == min(FIRST_CHUNK, most)
     assert all(seconds <= max(limit / 1000, smallest) + step for _, seconds in later)
@@ -75,6 +75,17 @@ def test_without_running_answers_chunks_grow_to_the_largest() -> None:
     machine = Machine(Pace(EngineOptions(prefill_step=512)), 0.0001, 0.001)
     chunks = [chunk for chunk, _ in machine.run(4, decoding=False)]
     assert chunks == [FIRST_CHUNK, GROWTH * FIRST_CHUNK, 512, 512]
+
+
+def test_one_slow_pass_changes_nothing() -> None:
+    pace = Pace(EngineOptions())
+    machine = Machine(pace, 0.003, 0.05)
+    machine.run(20)
+    before = machine.run(4)[-1]
+    pace.prefilled(30, 3.0)
+    pace.decoded(2.0)
+    pace.decoded(2.0)
+    assert machine.run(40)[-1] == before
 
 
 def row(id: str, tokens: int, **more) -> Row:

@@ -95,13 +95,6 @@ def test_allowed_hosts_and_origins(serve: Any) -> None:
         assert server.client.get("/v1/models", headers=headers).status_code == status, headers
 
 
-def test_what_a_worker_is_started_with(serve: Any) -> None:
-    server: Running = serve(max_batch=3, prefill_step=16)
-    server.chat()
-    command = server.workers()[0].cmdline()
-    assert {"--max-batch=3", "--prefill-step=16"} <= set(command)
-
-
 def test_audit_flush(serve: Any) -> None:
     """Rows reach the disk when as many wait as the setting says, long before the time is up; else not."""
     patient: Running = serve(audit_flush_seconds=60, audit_flush_rows=1000)

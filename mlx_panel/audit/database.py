@@ -179,9 +179,11 @@ class Database:
         kept = self._beside(".kept")
         if not kept.exists():
             return
-        names = ", ".join(f'"{name}"' for name in COLUMNS)
         with contextlib.closing(self.cursor()) as cursor:
             cursor.execute(f"ATTACH {_quoted(kept)} AS kept (READ_ONLY)")
+            # An older version may have kept them, without the columns that came since.
+            known = {row[0] for row in cursor.execute("DESCRIBE kept.audit").fetchall()}
+            names = ", ".join(f'"{name}"' for name in COLUMNS if name in known)
             cursor.execute(
                 f"INSERT INTO audit (id, {names}) SELECT $first + row_number() OVER (ORDER BY id) - 1, {names} "
                 "FROM kept.audit AS k WHERE NOT EXISTS (FROM audit AS a WHERE a.request_id = k.request_id "

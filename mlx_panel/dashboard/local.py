@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..audit.reader import AuditReader
+from ..bench import Result
+from ..benches import Benches
+from ..cache_log import CacheLog
+from ..job import Job, Order, Shelved
 from ..messages import AuditPage, Limit
 from ..pool.pool import ModelPool
 from ..sampler import Sampler
 from ..settings import Settings
-from .source import Unsubscribe, Watcher
+from ..tuning import CacheRecord
+from .source import EngineState, Unsubscribe, Watcher
 
 
 class Server(Protocol):
@@ -19,9 +24,14 @@ class Server(Protocol):
     pool: ModelPool
     reader: AuditReader
     sampler: Sampler
+    cache_log: CacheLog
+    benches: Benches
 
     async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]: ...
     async def reset_timeouts(self) -> list[Limit]: ...
+    async def set_options(self, values: dict[str, Any], model: str = "") -> None: ...
+    async def reset_options(self, model: str = "") -> None: ...
+    async def forget(self, model: str) -> None: ...
     async def system(self) -> dict[str, Any]: ...
 
 
@@ -67,3 +77,41 @@ class Local:
 
     async def system(self) -> dict[str, Any]:
         return await self._server.system()
+
+    async def engine(self, model: str = "") -> EngineState:
+        if model:
+            await self._server.pool.find(model)
+        settings = self._server.settings
+        return EngineState(settings.options(model), settings.model_options)
+
+    async def set_engine(self, values: dict[str, Any], model: str = "") -> EngineState:
+        await self._server.set_options(values, model)
+        return await self.engine(model)
+
+    async def reset_engine(self, model: str = "") -> EngineState:
+        await self._server.reset_options(model)
+        return await self.engine(model)
+
+    async def cache_records(self) -> list[CacheRecord]:
+        return self._server.cache_log.latest()
+
+    async def clear_cache(self, model: str) -> None:
+        await self._server.forget(model)
+
+    async def benchmark_job(self) -> Job | None:
+        return self._server.benches.job
+
+    async def start_benchmark(self, order: Order) -> Job:
+        return await self._server.benches.start(order)
+
+    async def cancel_benchmark(self) -> Job:
+        return await self._server.benches.cancel()
+
+    async def benchmarks(self) -> Shelved:
+        return await self._server.benches.stored()
+
+    async def benchmark(self, id: str) -> Result:
+        return await self._server.benches.result(id)
+
+    async def delete_benchmark(self, id: str) -> None:
+        await self._server.benches.delete(id)

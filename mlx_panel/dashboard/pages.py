@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 from panel.util import edit_readonly
 
 from .audit import AuditTable
+from .benchmarks import Benchmarks
+from .cache import PrefixCache
+from .engine import EngineForm
 from .live import Live
+from .menu import Menu
 from .source import Source
 from .status import Status
 from .system import SystemCard
@@ -36,6 +42,13 @@ THEME = {
         "typography": TYPOGRAPHY,
     },
 }
+TABS: dict[str, Callable[[Source], Any]] = {
+    "Requests": AuditTable,
+    "Prefix cache": PrefixCache,
+    "Engine": EngineForm,
+    "Timeouts": Timeouts,
+    "System": SystemCard,
+}
 LOOK = {
     "& .main": {"backgroundColor": "background.default"},
     "& .main-content": {"padding": {"xs": "12px", "sm": "20px 24px 32px"}},
@@ -47,24 +60,50 @@ LOOK = {
         "borderBottom": "1px solid",
         "borderColor": "divider",
     },
-    "& .MuiAppBar-root .MuiTypography-root": {"color": "text.primary", "letterSpacing": "-0.02em"},
+    "& .MuiToolbar-root > .MuiBox-root": {"alignItems": "center"},
+    "& .MuiAppBar-root .MuiTypography-root": {
+        "whiteSpace": "nowrap",
+        "color": "text.primary",
+        "letterSpacing": "-0.02em",
+    },
 }
 
 
-def overview(source: Source) -> pmui.Page:
-    """The one page: what is live above, and under it what was, what is set and what it runs on."""
-    below = pmui.Tabs(
-        ("Requests", AuditTable(source)),
-        ("Timeouts", Timeouts(source)),
-        ("System", SystemCard(source)),
+def overview(source: Source, linked: str) -> pmui.Page:
+    """What is live above, and under it what was, what is set and what it runs on."""
+    return _page(source, "/", linked, [Live(source), _tabs(source)])
+
+
+def _tabs(source: Source) -> pmui.Tabs:
+    """The tabs below. What stands in one is made when it is first opened: opening the page should not cost all of them."""
+    first, *others = TABS.items()
+    tabs = pmui.Tabs(
+        (first[0], first[1](source)),
+        *((title, pn.Column(sizing_mode="stretch_width")) for title, _ in others),
         sizing_mode="stretch_width",
         margin=(16, 0, 0, 0),
         sx={"& .MuiTabs-root": {"marginBottom": "10px", "minHeight": "40px"}},
     )
+
+    def fill(event: param.parameterized.Event) -> None:
+        place, kinds = tabs[event.new], list(TABS.values())
+        if isinstance(place, pn.Column) and not place.objects:
+            place.append(kinds[event.new](source))
+
+    tabs.param.watch(fill, "active")
+    return tabs
+
+
+def benchmarks(source: Source, linked: str) -> pmui.Page:
+    """A sweep of this server, and the results of those before."""
+    return _page(source, "/benchmarks", linked, [Benchmarks(source)])
+
+
+def _page(source: Source, path: str, linked: str, main: list[Any]) -> pmui.Page:
     page = pmui.Page(
         title="mlx-panel",
-        header=[Status(source)],
-        main=[Live(source), below],
+        header=[Status(source), Menu(path, {place: title for place, (title, _) in PAGES.items()}, linked)],
+        main=main,
         main_width=1560,
         busy_indicator=None,
         dark_theme=pn.state.cookies.get(THEME_COOKIE) == "dark",
@@ -76,9 +115,23 @@ def overview(source: Source) -> pmui.Page:
     return page
 
 
-PAGES: dict[str, tuple[str, Callable[[Source], pmui.Page]]] = {"/": ("mlx-panel", overview)}
+PAGES: dict[str, tuple[str, Callable[[Source, str], pmui.Page]]] = {
+    "/": ("Overview", overview),
+    "/benchmarks": ("Benchmarks", benchmarks),
+}
 
 
-def build(source: Source, path: str = "/") -> pmui.Page:
-    """The page at `path`, for one session."""
-    return PAGES[path][1](source)
+def build(source: Source, path: str = "/", linked: str = "paths") -> pmui.Page:
+    """The page at `path`, for one session. `linked` says how it leads to the others, see `Menu`."""
+    return PAGES[path][1](source, linked)
+
+
+def title(path: str) -> str:
+    """What a browser's tab calls the page at `path`."""
+    return "mlx-panel" if path == "/" else f"{PAGES[path][0]} – mlx-panel"
+
+
+def asked(arguments: Mapping[str, list[bytes]]) -> str:
+    """The path of the page that a query asks for where one address serves all."""
+    name = b"".join(arguments.get("page", [])[:1]).decode("ascii", "replace")
+    return f"/{name}" if f"/{name}" in PAGES else "/"

@@ -8,15 +8,21 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from ..bench import Result
 from ..errors import BY_CODE, MlxPanelError, ServerUnreachable
+from ..job import Job, Order, Shelved, Stored
 from ..messages import AuditPage, Limit
+from ..tuning import CacheRecord
 from .feed import Feed
-from .source import Unsubscribe, Watcher
+from .source import EngineState, Unsubscribe, Watcher
 
 Answer = TypeVar("Answer")
 QUICK = httpx.Timeout(30, connect=5)
 PATIENT = httpx.Timeout(5, read=None)  # the server knows how long a load or an unload may take
 LIMITS = "/api/settings/timeouts"
+ENGINE = "/api/settings/engine"
+CACHE = "/v1/admin/cache"
+BENCHMARKS = "/v1/admin/benchmarks"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -24,6 +30,25 @@ class Limits(msgspec.Struct, frozen=True):
     """What the server answers about its limits."""
 
     timeouts: list[Limit]
+
+
+class Caches(msgspec.Struct, frozen=True):
+    """What the server answers about its prefix caches; the figures come with the snapshots."""
+
+    requests: list[CacheRecord]
+
+
+class Current(msgspec.Struct, frozen=True):
+    """What the server answers about the benchmark that runs."""
+
+    current: Job | None
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What the server answers about its stored benchmarks."""
+
+    benchmarks: list[Stored]
+    skipped: list[str]
 
 
 class Remote:
@@ -88,6 +113,46 @@ class Remote:
 
     async def system(self) -> dict[str, Any]:
         return _struct(self.url, await self._ask("GET", "/api/system"), dict[str, Any])
+
+    async def engine(self, model: str = "") -> EngineState:
+        return await self._engine("GET", model)
+
+    async def set_engine(self, values: dict[str, Any], model: str = "") -> EngineState:
+        return await self._engine("PUT", model, json=values)
+
+    async def reset_engine(self, model: str = "") -> EngineState:
+        return await self._engine("DELETE", model)
+
+    async def cache_records(self) -> list[CacheRecord]:
+        return _struct(self.url, await self._ask("GET", CACHE), Caches).requests
+
+    async def clear_cache(self, model: str) -> None:
+        await self._ask("DELETE", f"{CACHE}/{quote(model, safe='')}")
+
+    async def benchmark_job(self) -> Job | None:
+        return _struct(self.url, await self._ask("GET", f"{BENCHMARKS}/current"), Current).current
+
+    async def start_benchmark(self, order: Order) -> Job:
+        content = msgspec.to_builtins(order)
+        return _struct(self.url, await self._ask("POST", BENCHMARKS, json=content), Job)
+
+    async def cancel_benchmark(self) -> Job:
+        answer = await self._ask("DELETE", f"{BENCHMARKS}/current")
+        return _struct(self.url, answer, dict[str, Job])["current"]
+
+    async def benchmarks(self) -> Shelved:
+        listed = _struct(self.url, await self._ask("GET", BENCHMARKS), Listed)
+        return Shelved(listed.benchmarks, listed.skipped)
+
+    async def benchmark(self, id: str) -> Result:
+        return _struct(self.url, await self._ask("GET", f"{BENCHMARKS}/{quote(id, safe='')}"), Result)
+
+    async def delete_benchmark(self, id: str) -> None:
+        await self._ask("DELETE", f"{BENCHMARKS}/{quote(id, safe='')}")
+
+    async def _engine(self, method: str, model: str, **content: Any) -> EngineState:
+        path = f"{ENGINE}/{quote(model, safe='')}" if model else ENGINE
+        return _struct(self.url, await self._ask(method, path, **content), EngineState)
 
     async def _limits(self, method: str, **content: Any) -> list[Limit]:
         return _struct(self.url, await self._ask(method, LIMITS, **content), Limits).timeouts

@@ -112,6 +112,12 @@ function onLost(view, lost) {
   view.model.document?.on_event("connection_lost", lost)
 }
 
+/** BokehJS 3.9 takes a model that came in a patch for one the server has never seen, and would send all of it back with
+ *  its first message; the server then warns of a reference it knows. */
+function isKnown(view) {
+  view.model.document?._new_models?.delete(view.model)
+}
+
 /** Tell Python when this element is on screen: the page is not hidden and the element has a box. What is shown of a
  *  server that is gone is dimmed, and Python is told nothing more. */
 function watchEye(model, view, node) {
@@ -120,6 +126,7 @@ function watchEye(model, view, node) {
   const tell = (now) => {
     if (now === open) return
     open = now
+    isKnown(view)
     if (view.model.document != null && !node.classList.contains("lost")) model.send_msg({do: now ? "look" : "leave", eye})
   }
   const check = () => tell(!document.hidden && node.getClientRects().length > 0)

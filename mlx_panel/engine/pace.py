@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
+
 from ..tuning import EngineOptions
 
 # Without running answers a pass may last so long: cancels and heartbeats happen between passes. Seconds.
 ALONE_SECONDS = 0.5
 # Passes differ in length: the aim stays below the limit by this factor.
-MARGIN = 0.75
+MARGIN = 0.85
 FIRST_CHUNK, SMALLEST_CHUNK = 64, 8
 GROWTH = 4
-NEWEST = 0.5
+# A pass reads all weights however few tokens it has; a decode step is little else.
+FIXED = 0.8
+# What is expected is the median of so many: one slow pass, a pause of the machine, says nothing about the next.
+MEMORY = 5
 
 
 class Pace:
@@ -22,13 +28,19 @@ class Pace:
 
     def __init__(self, options: EngineOptions):
         self.options = options
-        self.step_seconds = 0.0
-        self._token_seconds = 0.0
-        self._last = FIRST_CHUNK // GROWTH
+        self._steps: deque[float] = deque(maxlen=MEMORY)
+        self._costs: deque[float] = deque(maxlen=MEMORY)
+        self._largest = FIRST_CHUNK
         self._owed = 0.0
 
     def __repr__(self) -> str:
-        return f"<Pace {self._token_seconds * 1e3:.3f} ms a prompt token, {self.step_seconds * 1e3:.1f} ms a step>"
+        cost = median(self._costs) if self._costs else 0.0
+        return f"<Pace {cost * 1e3:.3f} ms a prompt token, {self.step_seconds * 1e3:.1f} ms a step>"
+
+    @property
+    def step_seconds(self) -> float:
+        """What a decode step takes; 0 while unknown."""
+        return median(self._steps) if self._steps else 0.0
 
     def chunk(self, *, decoding: bool) -> int:
         """The most prompt tokens of the next pass; 0 while running answers are owed their share first."""
@@ -44,23 +56,21 @@ class Pace:
         share = min(self.options.decode_share, 0.9)
         self._owed = seconds * share / (1 - share)
         # A short pass says more about a pass than about a token.
-        if tokens >= SMALLEST_CHUNK or not self._token_seconds:
-            # Bad news is believed at once, good news by half.
-            cost = seconds / tokens
-            self._token_seconds = max(cost, _mix(self._token_seconds, cost))
-            self._last = max(tokens, SMALLEST_CHUNK)
+        if tokens >= SMALLEST_CHUNK or not self._costs:
+            self._costs.append((seconds - min(self._fixed, FIXED * seconds)) / tokens)
+            self._largest = max(tokens, self._largest)
 
     def decoded(self, seconds: float) -> None:
         """A step of the running answers took so long."""
-        self.step_seconds = _mix(self.step_seconds, seconds)
+        self._steps.append(seconds)
         self._owed = max(0.0, self._owed - seconds)
 
+    @property
+    def _fixed(self) -> float:
+        return FIXED * self.step_seconds
+
     def _tokens(self, seconds: float) -> int:
-        most = min(self.options.prefill_step, GROWTH * self._last)
-        if not self._token_seconds:
-            return min(most, FIRST_CHUNK)
-        return min(most, max(SMALLEST_CHUNK, int(seconds / self._token_seconds)))
-
-
-def _mix(before: float, now: float) -> float:
-    return now if not before else (1 - NEWEST) * before + NEWEST * now
+        if not self._costs:
+            return min(self.options.prefill_step, FIRST_CHUNK)
+        most = min(self.options.prefill_step, GROWTH * self._largest)
+        return min(most, max(SMALLEST_CHUNK, int((seconds - self._fixed) / median(self._costs))))

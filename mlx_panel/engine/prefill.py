@@ -113,13 +113,14 @@ class Prefill:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _start(self, row: Row) -> CacheReport:
-        if self._prefix is None or row.request.deterministic:
+        prefix = self._prefix_of(row)
+        if prefix is None:
             row.restored(self.new_caches(), 0)
             return self._report(row, None)
         tokens = row.prompt.tokens
-        match = self._prefix.find(tokens)
-        if self._prefix.snapshots:
-            row.stops = self._prefix.stops(tokens, [span.end for span in self._spans(row)])
+        match = prefix.find(tokens)
+        if prefix.snapshots:
+            row.stops = prefix.stops(tokens, [span.end for span in self._spans(row)])
         row.restored(match.caches or self.new_caches(), match.tokens)
         return self._report(row, match)
 
@@ -160,10 +161,15 @@ class Prefill:
 
     def store(self, row: Row, caches: Callable[[], list[Any]]) -> None:
         """Offer the tokens a row has in its caches to the prefix cache."""
-        tokens = row.tokens()[: row.position]
+        tokens, prefix = row.tokens()[: row.position], self._prefix_of(row)
         # An answer that a stop string ended early leaves tokens in the caches that are not its own.
-        if self._prefix is None or row.request.deterministic or len(tokens) < row.position:
+        if prefix is None or len(tokens) < row.position:
             return
-        if self._prefix.wants(row.position, row.stored, row.stops):
-            self._prefix.store(tokens, caches())
+        if prefix.wants(row.position, row.stored, row.stops):
+            prefix.store(tokens, caches())
             row.stored = row.position
+
+    def _prefix_of(self, row: Row) -> PrefixCache | None:
+        """The prefix cache, unless it is switched off or the row is to be computed from its beginning."""
+        off = self._prefix is None or not self._prefix.budget or row.request.deterministic
+        return None if off else self._prefix

@@ -77,6 +77,45 @@ class Timeouts(Endpoint):
         self.reply({"timeouts": limits})
 
 
+class Options(Endpoint):
+    """The engine's settings for every model: read, changed (`{name: value}`, null takes a change back), or reset."""
+
+    verbs = ("GET", "PUT", "DELETE")
+    route = "/api/settings/engine"
+
+    async def answer(self, *path: str) -> None:
+        model = path[0] if path else ""
+        if self.request.method == "PUT":
+            await self.house.set_options(bodies.load(self.body), model)
+        elif self.request.method == "DELETE":
+            await self.house.reset_options(model)
+        elif model:
+            await self.house.pool.find(model)
+        self._say(model)
+
+    def _say(self, model: str) -> None:
+        """The options, the models that have some of their own, and what waits for which running model's next load."""
+        settings, workers = self.house.settings, self.house.pool.workers
+        models = settings.model_options
+        self.reply(
+            {
+                "options": settings.options(model),
+                "models": {name: own for name, own in models.items() if model in ("", name)},
+                "pending": {
+                    worker.model.id: worker.pending
+                    for worker in workers
+                    if worker.pending and model in ("", worker.model.id)
+                },
+            }
+        )
+
+
+class ModelOptions(Options):
+    """The same for one model, which then has values of its own."""
+
+    route = "/api/settings/engine/{model}"
+
+
 class System(Endpoint):
     route = "/api/system"
 
@@ -111,6 +150,8 @@ routes = [
     (r"/v1/admin/models/unload/(.+)", UnloadModel),
     (AuditLogs.route, AuditLogs),
     (Timeouts.route, Timeouts),
+    (Options.route, Options),
+    (r"/api/settings/engine/(.+)", ModelOptions),
     (System.route, System),
     (Live.route, Live),
 ]

@@ -39,6 +39,7 @@ from .sse import EventStream, frame
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")
 DISCARD_LIMIT = 256 << 20
+EXPOSED = "X-Request-ID, X-Ignored-Fields, X-Deterministic, X-Cached-Tokens, X-Stripped-Lines, Retry-After"
 NAMED = 20  # ignored fields a header names; clients read only so many bytes of headers
 
 
@@ -245,7 +246,7 @@ class Endpoint(RequestHandler):
         if origin is not None:
             check_origin(origin, f"{self.request.protocol}://{self.request.host}", settings.cors_origins)
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "X-Request-ID, X-Ignored-Fields, Retry-After")
+            self.set_header("Access-Control-Expose-Headers", EXPOSED)
             self.set_header("Vary", "Origin")
 
     def _preflight(self) -> None:

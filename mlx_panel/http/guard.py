@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from ..errors import Timeout
-from ..messages import Event, Stage
-from ..pool.stream import Stream
+from ..messages import CacheReport, Event, Stage
+from ..pool.stream import FINAL, Stream
 from ..settings import Settings
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class Clocks:
         }
         self._limits["total"] = getattr(settings, limit)
         self._ends: dict[str, float] = {}
+        self.spoke: float | None = None  # when the last piece came: an attribute, as each piece writes it
         self._start("total", arrived)
 
     def __repr__(self) -> str:
@@ -48,16 +49,18 @@ class Clocks:
     def saw(self, event: Event) -> None:
         """Advance by an event of the request."""
         self._ends.pop("queue", None)
-        if not isinstance(event, Stage):
+        if not isinstance(event, Stage | CacheReport):
             self._ends.pop("first_token", None)
-            self._start("stall")
+            self.spoke = time.monotonic()
 
     def left(self) -> float:
         """Seconds until the nearest clock runs out, never negative."""
+        self._wind()
         return max(0.0, min(self._ends.values()) - time.monotonic())
 
     def check(self) -> None:
         """Raise Timeout if a clock has run out."""
+        self._wind()
         name = min(self._ends, key=self._ends.__getitem__)
         if self._ends[name] <= time.monotonic():
             limit = self._limits[name]
@@ -72,6 +75,10 @@ class Clocks:
             self.check()
             raise
 
+    def _wind(self) -> None:
+        if self.spoke is not None:
+            self._start("stall", self.spoke)
+
     def _start(self, name: str, now: float | None = None) -> None:
         if self._limits[name]:
             self._ends[name] = (time.monotonic() if now is None else now) + self._limits[name]
@@ -80,15 +87,18 @@ class Clocks:
 async def guard(stream: Stream, clocks: Clocks, tick: Callable[[], float]) -> AsyncIterator[list[Event]]:
     """A request's events in batches, an empty one after `tick()` seconds of silence. Raises Timeout.
 
-    Events that are there when a clock runs out are handed over first.
+    Events that are there when a clock runs out are handed over first. What the stream's sink takes does not come by
+    here: one timer for a long while stands in for one a token, and when it ends early it is set again.
     """
-    while True:
+    ended = False
+    while not ended:
         events = await stream.take(min(tick(), clocks.left()))
         for event in events:
             if not (isinstance(event, Stage) and event.stage == "queued"):
                 clocks.saw(event)
-        if not events or not stream.ended:
+        ended = bool(events) and isinstance(events[-1], FINAL)
+        if not events:
             clocks.check()
         yield events
-        if stream.ended:
-            return
+        if not ended:
+            clocks.check()

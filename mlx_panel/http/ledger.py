@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any, get_args
 
 import msgspec
 
 from ..errors import ClientGone, Draining, MlxPanelError, QueueFull, Timeout, status_of
-from ..messages import AuditRecord, BackendType, Done, Event, Failed, Stage, Status, Text, Usage
+from ..messages import AuditRecord, BackendType, Done, Event, Failed, Role, Stage, Status, Text, Usage
+from ..tuning import CacheReport
 
 UNKNOWN = "unknown"
 
@@ -26,6 +28,8 @@ class Ledger:
         self.stream = False
         self.finish_reason: str | None = None
         self.usage = Usage()
+        self.spoken = 0  # tokens of the answer so far: an attribute, as each piece writes it
+        self.cache: CacheReport | None = None
         self._load: float | None = None
         self._submitted: float | None = None
         self._prefill: float | None = None
@@ -48,25 +52,31 @@ class Ledger:
         now = time.monotonic()
         if isinstance(event, Stage):
             self._started(event, now)
+        elif isinstance(event, CacheReport):
+            self.cache = event
+            self._count(cached_tokens=event.cached_tokens)
         elif isinstance(event, Text):
             self._first = self._first or now
-            self.usage = msgspec.structs.replace(
-                self.usage, completion_tokens=self.usage.completion_tokens + event.tokens
-            )
+            self.spoken += event.tokens
         elif isinstance(event, Done):
             self._first = self._first or now
             self.usage, self.finish_reason = event.usage, event.finish_reason
         elif isinstance(event, Failed) and event.usage.total_tokens:
             self.usage = event.usage
 
+    def _count(self, **counts: int) -> None:
+        self.usage = msgspec.structs.replace(self.usage, **counts)
+
     def _started(self, event: Stage, now: float) -> None:
         if event.stage != "queued":
             self._prefill = self._prefill or now
             if event.total:
-                self.usage = msgspec.structs.replace(self.usage, prompt_tokens=event.total)
+                self._count(prompt_tokens=event.total)
 
     def record(self, error: MlxPanelError | None, http_status: int) -> AuditRecord:
         """The audit row, with what is known now."""
+        if not self.usage.completion_tokens:
+            self._count(completion_tokens=self.spoken)
         waiting = (
             None
             if self._submitted is None
@@ -79,7 +89,7 @@ class Ledger:
             queue_ms=_ms(waiting), load_ms=_ms(self._load), ttft_ms=_ms(self.ttft), duration_ms=_ms(time.monotonic() - self.arrived) or 0.0,
             prompt_tokens=self.usage.prompt_tokens, cached_tokens=self.usage.cached_tokens, completion_tokens=self.usage.completion_tokens,
             reasoning_tokens=self.usage.reasoning_tokens, total_tokens=self.usage.total_tokens,
-            finish_reason=self.finish_reason, caller=self.caller,
+            finish_reason=self.finish_reason, caller=self.caller, **_cached(self.cache),
         )  # fmt: skip
 
 
@@ -93,6 +103,13 @@ def _status(error: MlxPanelError | None, *, begun: bool) -> Status:
         return "timeout"
     refused = status_of(error) < 500 or (isinstance(error, Draining | QueueFull) and not begun)
     return "rejected" if refused else "error"
+
+
+def _cached(report: CacheReport | None) -> dict[str, Any]:
+    if report is None:
+        return {}
+    role = report.role if report.role in get_args(Role) else None
+    return {"cache_outcome": report.outcome, "cache_diverged_at": report.diverged_at, "cache_role": role}
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -17,13 +17,8 @@ DONE = frame(b"[DONE]")
 VOCABULARY = bodies.Vocabulary(
     unsupported={
         "n": (1,),
-        "seed": (),
         "logprobs": (False,),
         "top_logprobs": (0,),
-        "logit_bias": ({},),
-        "frequency_penalty": (0, 0.0),
-        "presence_penalty": (0, 0.0),
-        "repetition_penalty": (1, 1.0),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
@@ -70,6 +65,7 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         sampling=chat.sampling(),
         max_tokens=chat.limit(),
         stop=chat.stops(),
+        deterministic=bool(chat.deterministic),
     )
     return Call(
         request,
@@ -82,8 +78,9 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
 class ChatReply:
     """Events as `chat.completion` and `chat.completion.chunk` objects."""
 
-    def __init__(self, model: str, *, id: str, created: int, usage: bool):
+    def __init__(self, model: str, *, id: str, created: int, usage: bool, deterministic: bool = False):
         self.id, self.model, self.created, self.usage = id, model, created, usage
+        self._said = {"deterministic": True} if deterministic else {}
         # A chunk is its JSON up to the text and from the text on: only the text is encoded per token.
         self._before, self._after = self._chunk({"content": ""}).split(b'"content":""')
 
@@ -122,6 +119,7 @@ class ChatReply:
             "model": self.model,
             "choices": choices,
             **more,
+            **self._said,
         }
 
 
@@ -135,7 +133,11 @@ class ChatCompletions(Generation):
 
     def speak(self, call: Call) -> ChatReply:
         return ChatReply(
-            call.request.model, id=f"chatcmpl-{call.request.id}", created=int(time.time()), usage=call.usage
+            call.request.model,
+            id=f"chatcmpl-{call.request.id}",
+            created=int(time.time()),
+            usage=call.usage,
+            deterministic=call.request.deterministic,
         )
 
 

@@ -20,13 +20,8 @@ VOCABULARY = bodies.Vocabulary(
         "n": (1,),
         "best_of": (1,),
         "echo": (False,),
-        "seed": (),
         "suffix": ("",),
         "logprobs": (),
-        "logit_bias": ({},),
-        "frequency_penalty": (0, 0.0),
-        "presence_penalty": (0, 0.0),
-        "repetition_penalty": (1, 1.0),
     },
     without_effect=NO_EFFECT,
 )
@@ -61,6 +56,7 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         sampling=completion.sampling(),
         max_tokens=completion.max_tokens or DEFAULT_MAX_TOKENS,
         stop=completion.stops(),
+        deterministic=bool(completion.deterministic),
     )
     return Call(
         request,
@@ -73,8 +69,9 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
 class CompletionReply:
     """Events as `text_completion` objects."""
 
-    def __init__(self, model: str, *, id: str, created: int, usage: bool):
+    def __init__(self, model: str, *, id: str, created: int, usage: bool, deterministic: bool = False):
         self.id, self.model, self.created, self.usage = id, model, created, usage
+        self._said = {"deterministic": True} if deterministic else {}
         self._before, self._after = self._chunk("").split(b'"text":""')
 
     def opening(self) -> bytes:
@@ -109,6 +106,7 @@ class CompletionReply:
             "model": self.model,
             "choices": choices,
             **more,
+            **self._said,
         }
 
 
@@ -122,7 +120,11 @@ class Completions(Generation):
 
     def speak(self, call: Call) -> CompletionReply:
         return CompletionReply(
-            call.request.model, id=f"cmpl-{call.request.id}", created=int(time.time()), usage=call.usage
+            call.request.model,
+            id=f"cmpl-{call.request.id}",
+            created=int(time.time()),
+            usage=call.usage,
+            deterministic=call.request.deterministic,
         )
 
 

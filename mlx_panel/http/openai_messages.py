@@ -5,6 +5,7 @@ Source: the OpenAI API document, `CreateChatCompletionRequest` and `CreateComple
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from .decode import printable
 
 MAX_STOPS = 16
 MAX_MESSAGES = 1024
+MAX_BIASES = 1024
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal"}
 PART_FIELDS = {"type", "text", "refusal"}
@@ -39,6 +42,10 @@ Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 TopK = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+Repetition = Annotated[float, msgspec.Meta(gt=0, le=10)]
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +65,13 @@ class Common(msgspec.Struct, frozen=True):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    seed: Seed | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Repetition | None = None
+    repetition_context_size: TopK | None = None
+    logit_bias: dict[str, Bias] | None = None
+    deterministic: bool | None = None
 
     def sampling(self) -> Sampling:
         """OpenAI allows `top_p` 0: nothing but the likeliest token is left then, which is greedy."""
@@ -68,7 +82,23 @@ class Common(msgspec.Struct, frozen=True):
             top_p=self.top_p or 1.0,
             top_k=self.top_k or 0,
             min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            repetition_context=self.repetition_context_size or 0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=self.biases(),
+            seed=self.seed,
         )
+
+    def biases(self) -> dict[int, float]:
+        """By token id. Whether the model has such tokens is not known here."""
+        given = self.logit_bias or {}
+        if len(given) > MAX_BIASES or not all(map(TOKEN_ID.fullmatch, given)):
+            raise InvalidParameter(
+                f"'logit_bias' takes up to {MAX_BIASES} token ids, each with a number from -100 to 100.",
+                field="logit_bias",
+            )
+        return {int(token): bias for token, bias in given.items()}
 
     def stops(self) -> tuple[str, ...]:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

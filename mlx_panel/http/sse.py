@@ -9,7 +9,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from ..errors import ClientGone
+from .wire import Wire
 
+SLICE = 1 << 16  # bytes
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -21,8 +23,9 @@ def frame(data: bytes) -> bytes:
 class EventStream:
     """The writing side of a stream. Headers go out with the first bytes, so an early failure keeps its status code.
 
-    Each send waits until the bytes have left, for at most `write_timeout` seconds: a reader that stands still neither
-    grows this process nor holds a place in the batch.
+    A send waits until its bytes have left, each `SLICE` of them for at most `write_timeout` seconds: a reader that
+    stands still neither grows this process nor holds a place in the batch. An offer does not wait, and is refused while
+    other bytes do.
     """
 
     def __init__(self, handler: RequestHandler, *, write_timeout: float, keep_alive: float):
@@ -30,6 +33,7 @@ class EventStream:
         self._write_timeout = write_timeout
         self._keep_alive = keep_alive
         self._last = time.monotonic()
+        self._wire: Wire | None = None
         self.opened = False
         self.started = False
 
@@ -45,10 +49,23 @@ class EventStream:
         """Seconds until the client should hear something."""
         return max(0.0, self._last + self._keep_alive - time.monotonic())
 
+    def offer(self, data: bytes, now: float) -> bool:
+        """Write bytes at once, at the monotonic time `now`; False if that cannot be: then nothing is written."""
+        if self._wire is None or not self._wire.send(data):
+            return False
+        self._last = now
+        return True
+
     async def send(self, data: bytes) -> None:
         """Write bytes. Raises ClientGone when the client left or does not read."""
         if not self.opened:
             self._open()
+        for start in range(0, len(data), SLICE):
+            await self._flush(data[start : start + SLICE])
+        if self._wire is None:
+            self._wire = Wire.of(self._handler)
+
+    async def _flush(self, data: bytes) -> None:
         self._handler.write(data)
         try:
             sent = asyncio.ensure_future(self._handler.flush())
@@ -71,3 +88,7 @@ class EventStream:
         self._handler.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self._handler.set_header("Cache-Control", "no-cache")
         self._handler.set_header("X-Accel-Buffering", "no")
+        # A token must not wait until the client's machine has confirmed the one before (Nagle's algorithm).
+        stream = getattr(self._handler.request.connection, "stream", None)
+        if stream is not None:
+            stream.set_nodelay(True)

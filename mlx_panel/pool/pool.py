@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 import param
 
 from ..errors import Draining, MlxPanelError, ModelLoadFailed
-from ..messages import LocalModel, ModelState, ModelStateName
+from ..messages import Forget, LocalModel, ModelState, ModelStateName
+from ..tuning import EngineOptions
 from .process import Worker
 
 log = logging.getLogger(__name__)
-Spawn = Callable[[LocalModel, Callable[[Worker], None]], Worker]
+Spawn = Callable[[LocalModel, Callable[[Worker], None]], Awaitable[Worker]]
 
 
 class Shelf(Protocol):
@@ -157,7 +158,7 @@ class ModelPool(param.Parameterized):
         try:
             await asyncio.sleep(wait)
             slot.model = await self.find(slot.model.id)
-            slot.worker = self._spawn(slot.model, lambda worker: self._exited(slot, worker))
+            slot.worker = await self._spawn(slot.model, lambda worker: self._exited(slot, worker))
             ready = await slot.worker.start()
         except MlxPanelError as error:
             slot.reason = str(error)
@@ -235,6 +236,36 @@ class ModelPool(param.Parameterized):
             if slot.worker is not None:
                 slot.worker.signal(15)
 
+    # --- what a person changes -------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[str]:
+        """The models that have a process, also one that still loads."""
+        return [id for id, slot in self._slots.items() if slot.worker is not None and slot.worker.reachable]
+
+    def tune(self, id: str, options: EngineOptions) -> None:
+        """Tell a model's process what its engine's options are now."""
+        for worker in self._processes(id):
+            worker.tune(options)
+
+    async def settle(self, id: str) -> None:
+        """Wait while a model is on its way into memory."""
+        slot = self._slots.get(id)
+        if slot is not None and slot.loading is not None:
+            await asyncio.wait((slot.loading,))
+
+    def forget(self, id: str) -> bool:
+        """Empty a model's prefix cache before its next step; False where no process runs it."""
+        told = self._processes(id)
+        for worker in told:
+            worker.send(Forget())
+        return bool(told)
+
+    def _processes(self, id: str) -> list[Worker]:
+        """The one process of a model, or none."""
+        slot = self._slots.get(id)
+        return [slot.worker] if slot is not None and slot.worker is not None and slot.worker.reachable else []
+
     # --- what a person sees ----------------------------------------------------------------------------------
 
     @property
@@ -280,7 +311,7 @@ def _figures(worker: Worker | None) -> dict[str, Any]:
     return {
         "pid": worker.pid, "uptime": time.monotonic() - worker.started, "running": beat.running, "queued": beat.queued,
         "memory": beat.memory.process or worker.ready.memory.process, "parameters": worker.ready.info.parameters,
-        "context_length": worker.ready.info.context_length,
+        "context_length": worker.ready.info.context_length, "pending": worker.pending, "cache": beat.cache,
     }  # fmt: skip
 
 

@@ -15,25 +15,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import zmq
-import zmq.asyncio
 
+from ..engine_settings import waiting
 from ..errors import ModelLoadFailed, WorkerDied
 from ..messages import (
     Add,
     Beat,
     Cancel,
     Command,
+    Event,
     Frame,
     GenerateRequest,
     LoadFailed,
     LocalModel,
     Ready,
-    Report,
     Stop,
+    Tune,
     decode_report,
     encode,
 )
+from ..tuning import EngineOptions
+from .line import Line
 from .stream import Stream, Streams
 
 log = logging.getLogger(__name__)
@@ -42,12 +44,11 @@ KILL_SECONDS = 3.0
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
-    """What a worker is started with; seconds, tokens, rows."""
+    """What a worker is started with; durations are seconds."""
 
     logs: Path
     run: Path
-    max_batch: int = 32
-    prefill_step: int = 512
+    engine: EngineOptions = EngineOptions()
     load_timeout: float = 600
     silence: float = 120
     stop_timeout: float = 5
@@ -59,6 +60,7 @@ class Worker:
     def __init__(self, model: LocalModel, options: WorkerOptions, on_exit: Callable[[Worker], None]):
         self.model = model
         self.options = options
+        self.wanted = options.engine
         self.on_exit = on_exit
         self.ready: Ready | None = None
         self.beat = Beat()
@@ -68,8 +70,9 @@ class Worker:
         self.reason = ""
         self._streams = Streams()
         self._first = asyncio.get_running_loop().create_future()
-        self._tasks: list[asyncio.Task[None]] = []  # the listener first
+        self._tasks: list[asyncio.Task[None]] = []
         self._doomed = False
+        self._bound = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -92,6 +95,16 @@ class Worker:
     def alive(self) -> bool:
         return self.ready is not None and not (self.stopping or self._doomed or self.exited.is_set())
 
+    @property
+    def reachable(self) -> bool:
+        """Whether a command will find its process: it runs, or is being started."""
+        return self._bound and not self.exited.is_set()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The settings that were changed since the model was loaded and wait for its next load."""
+        return waiting(self.options.engine, self.wanted)
+
     # --- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> Ready:
@@ -100,10 +113,10 @@ class Worker:
         Raises ModelLoadFailed with a one-line reason; the process is gone by then.
         """
         self._path = self.options.run / uuid.uuid4().hex[:12]
-        self._socket = _bind(f"ipc://{self._path}")
+        self._line = Line(f"ipc://{self._path}", self._take)
+        self._bound = True
         self._process = await asyncio.to_thread(self._spawn)
         self._tasks = [
-            asyncio.create_task(self._listen()),
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._reap()),
         ]
@@ -120,7 +133,7 @@ class Worker:
     def _spawn(self) -> subprocess.Popen[bytes]:
         options = {
             "socket": f"ipc://{self._path}", "model": self.model.path, "name": self.model.id, "parent": os.getpid(),
-            "max-batch": self.options.max_batch, "prefill-step": self.options.prefill_step,
+            "options": msgspec.json.encode(self.options.engine).decode(),
         }  # fmt: skip
         # One word each: a model's name may begin with a dash.
         command = [
@@ -138,16 +151,20 @@ class Worker:
         finally:
             os.close(output)
 
-    async def _listen(self) -> None:
-        while True:
-            report = decode_report(await self._socket.recv())
-            self.heard = time.monotonic()
-            self._take(report)
+    def _take(self, frames: list[bytes]) -> None:
+        """All frames that wait, as one: a loop that lagged writes to each stream once."""
+        self.heard = time.monotonic()
+        events: list[Event] = []
+        for frame in frames:
+            report = decode_report(frame)
+            if isinstance(report, Frame):
+                events += report.events
+            else:
+                self._note(report)
+        self._streams.deliver(events)
 
-    def _take(self, report: Report) -> None:
-        if isinstance(report, Frame):
-            self._streams.deliver(report.events)
-        elif isinstance(report, Beat):
+    def _note(self, report: Ready | LoadFailed | Beat) -> None:
+        if isinstance(report, Beat):
             self.beat = report
         elif isinstance(report, LoadFailed):
             self.reason = report.reason
@@ -170,7 +187,8 @@ class Worker:
         assert self._process is not None
         while (code := self._process.poll()) is None:
             await asyncio.sleep(REAP_SECONDS)
-        await self._last_words()
+        while self._line.look():
+            pass  # its last words
         if not self.reason and not self.stopping:
             self.reason = f"its process ended with {_cause(code)}"
         self.exited.set()
@@ -180,18 +198,11 @@ class Worker:
         self.on_exit(self)
         await self._close()
 
-    async def _last_words(self) -> None:
-        """Take what the process sent before it ended."""
-        self._tasks[0].cancel()  # the listener: one reader at a time
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._take(decode_report(await self._socket.recv(zmq.NOBLOCK)))
-
     async def _close(self) -> None:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._socket.close(linger=0)
+        self._line.close()
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def stop(self, *, drain: bool = False, timeout: float | None = None) -> None:
@@ -238,18 +249,15 @@ class Worker:
         if self._streams.close(id):
             self.send(Cancel(id))
 
+    def tune(self, engine: EngineOptions) -> None:
+        """New options for the engine. What waits for the next load does so; the rest holds from the next step on."""
+        if engine != self.wanted:
+            self.wanted = engine
+            self.send(Tune(engine))
+
     def send(self, command: Command) -> None:
         if not self.exited.is_set():
-            self._socket.send(encode(command))
-
-
-def _bind(address: str) -> zmq.asyncio.Socket:
-    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-    socket.set(zmq.SNDHWM, 0)
-    socket.set(zmq.RCVHWM, 0)
-    socket.set(zmq.LINGER, 0)
-    socket.bind(address)
-    return socket
+            self._line.send(encode(command))
 
 
 def _cause(code: int) -> str:

@@ -3,41 +3,91 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from ..messages import Cancelled, Done, Event, Failed
+from ..errors import ClientGone
+from ..messages import Cancelled, Done, Event, Failed, Text
 
 FINAL = (Done, Failed, Cancelled)
+ROOM = 1 << 18  # characters of text that may wait for a reader who is at work
+Sink = Callable[[list[Event]], bool]
 
 
 class Stream:
-    """A list that fills and one future that wakes its single reader; several events make one wake-up."""
+    """A list that fills, and a future that wakes its single reader; several events make one wake-up.
 
-    __slots__ = ("_events", "_waiter", "ended", "id")
+    While the reader waits, all events are offered to its `sink` first, in the turn of the loop in which they came. The
+    sink takes them all and returns True, or none, and then the reader gets them. A reader who is busy with something
+    else while more than `ROOM` characters wait has lost its stream: they are dropped, and it ends with ClientGone's code.
+    """
+
+    __slots__ = ("_events", "_held", "_lost", "_waiter", "ended", "id", "sink")
 
     def __init__(self, id: str):
         self.id = id
         self.ended = False
+        self.sink: Sink | None = None
         self._events: list[Event] = []
+        self._held = 0
+        self._lost = False
         self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Stream {self.id} {'ended' if self.ended else 'open'}, {len(self._events)} waiting>"
+        state = "lost" if self._lost else "ended" if self.ended else "open"
+        return f"<Stream {self.id} {state}, {len(self._events)} waiting>"
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Event) -> bool:
+        """Add an event. True if it is the first that waits: then `wake` is due as soon as no more come."""
+        kind = type(event)
+        if kind is Text:
+            self._held += len(event.text)  # type: ignore[union-attr]
+            if self._held > ROOM and not self._awaited:
+                self._lost, self._events = True, [Failed(self.id, ClientGone.code)]
+        elif kind in FINAL:
+            self.ended = True
+        if self._lost:
+            return False
         self._events.append(event)
-        self.ended = self.ended or isinstance(event, FINAL)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        return len(self._events) == 1
+
+    def wake(self) -> None:
+        """Hand over what waits: to the sink, or to the reader."""
+        if self._waiter is None or self._waiter.done():
+            return
+        # A sink that fails is not asked again: the reader gets the same events and meets the same fault.
+        sink, self.sink = self.sink, None
+        taken = False
+        try:
+            taken = sink is not None and sink(self._events)
+            self.sink = sink
+        finally:
+            if taken:
+                self._events.clear()
+                self._held = 0
+            else:
+                _resolve(self._waiter)
 
     async def take(self, timeout: float | None = None) -> list[Event]:
-        """All events that wait, as soon as there is one; an empty list when `timeout` seconds pass without."""
+        """All events that wait, as soon as there is one; an empty list when `timeout` seconds pass without.
+
+        What the sink takes does not lengthen the wait.
+        """
         if not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._waiter,), timeout=timeout)
-            self._waiter = None
-        events, self._events = self._events, []
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = None if timeout is None else loop.call_later(timeout, _resolve, self._waiter)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        events, self._events, self._held = self._events, [], 0
         return events
+
+    @property
+    def _awaited(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
 
 
 class Streams:
@@ -45,6 +95,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: dict[str, Stream] = {}
+        self._due: list[Stream] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -54,13 +105,24 @@ class Streams:
         return stream
 
     def deliver(self, events: Iterable[Event]) -> None:
-        """Hand events to their streams; those of streams nobody reads any more are dropped."""
+        """Hand events to their streams, to each in one go; those of streams nobody reads any more are dropped."""
+        find, due = self._open.get, self._due.append
         for event in events:
-            stream = self._open.get(event.id)
+            stream = find(event.id)
             if stream is not None:
-                stream.put(event)
+                if stream.put(event):
+                    due(stream)
                 if stream.ended:
                     del self._open[event.id]
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            while self._due:
+                self._due.pop().wake()
+        finally:
+            if self._due:  # one failed; the others need not wait for the next frame
+                asyncio.get_running_loop().call_soon(self._wake)
 
     def close(self, id: str) -> bool:
         """Forget a stream; True if it was still open."""
@@ -69,3 +131,8 @@ class Streams:
     def fail(self, code: str) -> None:
         """End every open stream with an error."""
         self.deliver([Failed(id, code) for id in list(self._open)])
+
+
+def _resolve(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

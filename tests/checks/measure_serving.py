@@ -3,7 +3,7 @@
     python -m tests.checks.measure_serving [--seconds 15] [--clients 1,8,32]
 
 Not a test: machines differ. It serves the demo model (fetched once) through the released OpenAI client, and prints
-the figures of docs/performance.md.
+the figures of docs/PERFORMANCE.md by hand.
 """
 
 from __future__ import annotations
