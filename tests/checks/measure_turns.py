@@ -26,7 +26,19 @@ import msgspec
 from ..server import Running, running
 
 SERVE = ("-m", "mlx_panel", "serve")
-WORDS = ("river", "stone", "morning", "garden", "letter", "winter", "music", "paper", "window", "silver", "road")
+WORDS = (
+    "river",
+    "stone",
+    "morning",
+    "garden",
+    "letter",
+    "winter",
+    "music",
+    "paper",
+    "window",
+    "silver",
+    "road",
+)
 
 
 def prose(words: int, seed: int) -> str:
