@@ -97,7 +97,7 @@ class Benches:
         model = await self._find(order.model)
         url = self._url() or await asyncio.to_thread(own_url)
         exact = await asyncio.to_thread((Path(model.path) / TOKENIZER).is_file)
-        return Target(url=url, model=order.model, tokenizer=model.path if exact else "")
+        return Target(url=f"{url}/v1", model=order.model, tokenizer=model.path if exact else "")
 
     async def _run(self, sweeping: Sweeping) -> None:
         try:
@@ -163,8 +163,11 @@ class Benches:
         return await asyncio.to_thread(self._read_all)
 
     async def result(self, id: str) -> Result:
-        """One result, with every request. Raises NotFound, and BenchmarkError for a file that is none."""
-        return await asyncio.to_thread(lambda: load(self._file(id)))
+        """One result, with every request. Raises NotFound, also for a file that is no result."""
+        try:
+            return await asyncio.to_thread(lambda: load(self._file(id)))
+        except BenchmarkError as error:
+            raise NotFound(str(error)) from error
 
     async def delete(self, id: str) -> None:
         """Delete a result. Raises NotFound, and Unavailable where the disk refuses."""

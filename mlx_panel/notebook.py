@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 import panel as pn
 
 from .dashboard.audit import AuditTable
+from .dashboard.benchmarks import Benchmarks
+from .dashboard.cache import PrefixCache
+from .dashboard.engine import EngineForm
 from .dashboard.live import Live
 from .dashboard.models import Models
 from .dashboard.overview import Overview
@@ -60,6 +63,21 @@ class Panels:
         return AuditTable(self.source)
 
     @property
+    def cache(self) -> PrefixCache:
+        """The prefix cache: how full it is, what it saved, and why a prompt was not found."""
+        return PrefixCache(self.source)
+
+    @property
+    def engine(self) -> EngineForm:
+        """The engine's settings, to edit, for every model or for one."""
+        return EngineForm(self.source)
+
+    @property
+    def benchmarks(self) -> Benchmarks:
+        """A sweep of this server, and those stored, plotted and compared."""
+        return Benchmarks(self.source)
+
+    @property
     def timeouts(self) -> Timeouts:
         """The limits of the endpoints, to edit."""
         return Timeouts(self.source)
@@ -74,6 +92,8 @@ class Panels:
         """All of it."""
         tabs = pn.Tabs(
             ("Requests", self.audit),
+            ("Prefix cache", self.cache),
+            ("Engine", self.engine),
             ("Timeouts", self.timeouts),
             ("System", self.system),
             sizing_mode="stretch_width",

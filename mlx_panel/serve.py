@@ -150,9 +150,10 @@ async def _begin(server: Server, runtime: Runtime) -> None:
 
 
 async def _warm(url: str) -> None:
-    """Ask for the page once: the first one reads scripts and styles, which no stream should have to wait for."""
+    """Ask for each page once: the first one reads scripts and styles, which no stream should have to wait for."""
     with contextlib.suppress(OSError, HTTPError):
-        await AsyncHTTPClient().fetch(f"{url}/", raise_error=False)
+        for path in pages.PAGES:
+            await AsyncHTTPClient().fetch(f"{url}{path}", raise_error=False)
 
 
 def applications(runtime: Runtime) -> dict[str, Any]:

@@ -188,14 +188,17 @@ def test_many_models_do_not_push_the_rest_away(visit: Visit, source: Recorded, w
 def test_engine(visit: Visit, source: Recorded) -> None:
     page = visit.page
     page.get_by_role("tab", name="Engine").click()
-    batch, save = page.get_by_label("Requests at once"), page.get_by_role("button", name="Save")
+    batch, save = (
+        page.get_by_role("spinbutton", name="Requests at once"),
+        page.get_by_role("button", name="Save"),
+    )
     expect(batch).to_have_value("32")
     expect(save).to_be_disabled()
     batch.fill("0")
     expect(page.locator(".field", has_text="max_batch")).to_contain_text("From 1 to 1,024.")
     expect(save).to_be_disabled()
     batch.fill("8")
-    page.get_by_label("Bits a value").select_option("8")
+    page.get_by_label("Bits a value", exact=True).select_option("8")
     page.get_by_role("switch", name="clock").check()
     save.click()
     expect(page.get_by_text("Saved. It holds from a model's next load on.")).to_be_visible()
@@ -330,7 +333,14 @@ def test_a_benchmark_is_ordered_as_the_form_says(visit: Visit, source: Recorded)
         top_p=0.9,
         shared_prefix=0.25,
     )
-    running = dict(step=0, steps=2, label="2 × 512→64", done=5, total=20, fraction=0.25, seconds_left=61.2)
+    running = {
+        "steps": 2,
+        "label": "2 × 512→64",
+        "done": 5,
+        "total": 20,
+        "fraction": 0.25,
+        "seconds_left": 61.2,
+    }
     source.bench(msgspec.structs.replace(source.job, **running))
     bar = page.get_by_role("progressbar", name="Benchmark", exact=True)
     expect(bar).to_have_attribute("aria-valuenow", "25")

@@ -358,7 +358,8 @@ async def test_two_results_are_compared_and_plotted() -> None:
     assert json.loads(benchmarks.view.file["text"])["id"] == "fast"
     tell(benchmarks, "delete", id="fast")
     await turn()
-    assert (benchmarks.view.chosen, list(benchmarks.plots), benchmarks.view.stored) == ([], [], [])
+    assert (benchmarks.view.chosen, benchmarks.view.shown["results"], benchmarks.view.stored) == ([], [], [])
+    assert [type(pane) for pane in benchmarks.plots] == [pn.Spacer]
 
 
 # --- the engine and its cache ------------------------------------------------------------------------------
@@ -418,13 +419,13 @@ async def test_cache_shows_figures_requests_and_rules() -> None:
     assert [model["id"] for model in json.loads(cache.view.figures)] == ["org/big"]
     assert [one["request_id"] for one in cache.view.records] == ["req-2", "req-1", "req-0"]
     assert list(cache.view.records[1]["helpful"]) == ["clock"]
-    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["claude-code-header"]
+    assert [rule["name"] for rule in cache.view.rules if rule["enabled"]] == ["claude-code-header"]
     tell(cache, "rule", name="clock", on=True)
     await turn()
-    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["claude-code-header", "clock"]
+    assert [rule["name"] for rule in cache.view.rules if rule["enabled"]] == ["claude-code-header", "clock"]
     tell(cache, "rule", name="claude-code-header", on=False)
     await turn()
-    assert [rule["name"] for rule in cache.view.rules if rule["on"]] == ["clock"]
+    assert [rule["name"] for rule in cache.view.rules if rule["enabled"]] == ["clock"]
     tell(cache, "clear", model="org/big")
     await turn()
     assert ("cache", "org/big") in source.calls
@@ -450,11 +451,12 @@ def test_one_address_may_serve_every_page() -> None:
 def test_a_tab_is_made_when_it_is_opened() -> None:
     source = recorded()
     tabs = pages.build(source).main[1]
-    assert [len(tab.objects) for tab in tabs[1:]] == [0] * (len(pages.TABS) - 1)
+    assert [isinstance(tab[0], pn.Spacer) for tab in tabs[1:]] == [True] * (len(pages.TABS) - 1)
     tabs.active = 2
     tabs.active = 0
     tabs.active = 2
-    assert [len(tab.objects) for tab in tabs[1:]] == [0, 1, 0, 0]
+    assert [isinstance(tab[0], pn.Spacer) for tab in tabs[1:]] == [True, False, True, True]
+    assert len(tabs[2]) == 1
 
 
 def test_remembered_resources_are_the_same() -> None:

@@ -19,6 +19,7 @@ from mlx_panel.http import openai_chat, openai_completions
 from mlx_panel.http.fallback import Fallback
 from mlx_panel.http.openai_messages import MESSAGE_FIELDS, MESSAGE_UNSUPPORTED, NO_EFFECT, OTHER_PARTS, ROLES
 from mlx_panel.http.routes import MODULES
+from mlx_panel.job import Job, Level, Order, Stored
 from mlx_panel.messages import AuditRecord, ModelState, Snapshot
 from mlx_panel.serve import MlxServe
 from mlx_panel.settings import LIVE_TIMEOUTS, PREFIX, Settings
@@ -64,7 +65,7 @@ def test_every_field_is_named(title: str) -> None:
 
 def test_every_other_word_is_named() -> None:
     words = {*NO_EFFECT, *MESSAGE_FIELDS, *MESSAGE_UNSUPPORTED, *OTHER_PARTS, *ROLES}
-    for struct in (Snapshot, ModelState, CacheFigures, CacheReport, CacheRecord, Option):
+    for struct in (Snapshot, ModelState, CacheFigures, CacheReport, CacheRecord, Option, Order, Job, Level, Stored):
         words |= set(struct.__struct_fields__)
     page = text("docs/api.md")
     assert {word for word in words if f"`{word}`" not in page and f'"{word}":' not in page} == set()

@@ -193,6 +193,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "presence_penalty too high": ({"presence_penalty": 2.1}, "invalid_parameter", "presence_penalty"),
     "frequency_penalty too low": ({"frequency_penalty": -2.1}, "invalid_parameter", "frequency_penalty"),
     "repetition_penalty is zero": ({"repetition_penalty": 0}, "invalid_parameter", "repetition_penalty"),
+    "repetition_penalty is tiny": ({"repetition_penalty": 1e-300}, "invalid_parameter", "repetition_penalty"),
     "repetition_context_size below zero": (
         {"repetition_context_size": -1},
         "invalid_parameter",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_panel.engine.engine import Engine
+from mlx_panel.engine.slots import arrays_of
 from mlx_panel.errors import ModelLoadFailed
-from mlx_panel.messages import Done, Event, GenerateRequest, Message, Sampling, Text
+from mlx_panel.messages import Done, Event, Failed, GenerateRequest, Message, Sampling, Text
 from mlx_panel.tuning import CacheReport, EngineOptions
 
 from .models import tiny_model
@@ -58,6 +61,14 @@ def run(engine: Engine, request: GenerateRequest) -> tuple[CacheReport, list[Eve
     events = list(engine.generate(request))
     report = next(event for event in events if isinstance(event, CacheReport))
     return report, [event for event in events if isinstance(event, Text)], events[-1]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Files are written and deleted on a thread of its own."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def logprobs(events: list[Event]) -> list[float]:
@@ -114,6 +125,24 @@ def test_requests_of_one_batch_share_what_one_of_them_computed(load) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_come_together_are_answered_as_each_by_itself(load, kind: str) -> None:
+    """Where a window has to be kept at the ends of messages, a prompt stops on its way, and cannot share a pass."""
+    requests = [conversation("Once upon a time", "x" * (4 + n), id=str(n), max_tokens=8) for n in range(4)]
+    alone = {}
+    for request in requests:
+        alone[request.id] = "".join(event.text for event in run(load(kind, prefix_cache_mb=0), request)[1])
+    engine = load(kind)
+    for _ in range(2):  # computed, then restored
+        together = dict.fromkeys(alone, "")
+        for request in requests:
+            engine.add(request)
+        while engine.busy:
+            for event in engine.step():
+                together[event.id] += event.text if isinstance(event, Text) else ""
+        assert together == alone
+
+
 @pytest.mark.parametrize("options", [{"prefix_cache_mb": 0}, {"tuned": 0}])
 def test_without_room_nothing_is_kept(load, options: dict) -> None:
     engine = load(**{name: value for name, value in options.items() if name != "tuned"})
@@ -135,6 +164,23 @@ def test_forgetting_empties_memory_and_disk(load, tmp_path: Path) -> None:
     assert figures.disk_budget == 8192 << 20
 
 
+def test_room_on_disk_comes_and_goes_while_it_runs(load, tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list(tmp_path.rglob("*.safetensors")))
+
+    run(load(prefix_disk=str(tmp_path)), conversation(STORY, "x"))
+    wait_for(lambda: files() >= 2)
+    engine = load(prefix_disk=str(tmp_path), prefix_disk_mb=0)
+    wait_for(lambda: not files())
+    assert run(engine, conversation(STORY, "x"))[0].tier == "none"
+    assert not files()
+    engine.tune(EngineOptions(prefix_disk_mb=64))
+    run(engine, conversation(STORY[1:], "x"))
+    wait_for(lambda: files() >= 2)
+    engine.tune(EngineOptions(prefix_disk_mb=0))
+    wait_for(lambda: not files())
+
+
 def test_a_deterministic_request_takes_nothing_from_the_cache(load) -> None:
     engine = load()
     run(engine, conversation(STORY, "x"))
@@ -150,6 +196,64 @@ def test_what_a_cancelled_request_computed_is_kept(load) -> None:
     engine.cancel("a")
     engine.step()
     assert run(engine, conversation(STORY, "x"))[0].cached_tokens >= 64
+
+
+class Faulty:
+    """A model whose every pass gives NaN, into the caches too, until it is healed."""
+
+    def __init__(self, model: Any):
+        self._model, self.healed = model, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> mx.array:
+        logits = self._model(inputs, cache=cache)
+        if not self.healed:
+            for array in (
+                array for layer in cache for array in arrays_of(layer) if array.dtype == mx.float32
+            ):
+                array[:] = mx.nan
+        return logits if self.healed else logits * mx.nan
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_passing_fault_computed_does_not_stay(load, kind: str, tmp_path: Path) -> None:
+    engine = load(kind, prefix_disk=str(tmp_path), prefill_step=64)
+    _, wanted, _ = run(load(kind, prefix_cache_mb=0), conversation(STORY, "y"))
+    healthy = conversation("def add(a, b):" * 9, "x", id="healthy")
+    run(engine, healthy)
+    model = Faulty(engine.model)
+    engine._prefill._model = engine._main._model = model
+    assert isinstance(list(engine.generate(conversation(STORY, "x")))[-1], Failed)
+    model.healed = True
+    report, answer, _ = run(engine, conversation(STORY, "y"))
+    assert report.cached_tokens == 0
+    assert logprobs(answer) == pytest.approx(logprobs(wanted), abs=1e-3)
+    assert run(engine, healthy)[0].cached_tokens > 64
+
+
+def test_a_cache_that_cannot_be_kept_ends_no_request(load, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    engine = load()
+    _, wanted, _ = run(load(prefix_cache_mb=0), conversation(STORY, "a", id="a"))
+    for id, more in (("a", {}), ("b", {"max_tokens": 9}), ("c", {"max_tokens": 30})):
+        engine.add(conversation(STORY, id, id=id, **more))
+    events: list[Event] = []
+    while {event.id for event in events if isinstance(event, Text)} != {"a", "b", "c"}:
+        events += engine.step()
+    engine._prefix.store = engine._prefix.flush = fails  # type: ignore[method-assign, union-attr]
+    assert engine.cancel("c")
+    while engine.busy:
+        events += engine.step()
+    assert {event.id for event in events if isinstance(event, Done)} == {"a", "b"}
+    answer = [event for event in events if isinstance(event, Text) and event.id == "a"]
+    assert "".join(event.text for event in answer) == "".join(event.text for event in wanted)
+    assert "canary" not in caplog.text
+    assert "the prefix cache could not be kept: RuntimeError" in caplog.text
+    del engine._prefix.store, engine._prefix.flush  # type: ignore[union-attr]
 
 
 def test_a_quantised_cache_is_told_as_what_it_is_and_is_smaller(load) -> None:

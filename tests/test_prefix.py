@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,7 @@ from mlx_panel.engine.detokenize import Vocabulary
 from mlx_panel.engine.prefix.cache import Match, PrefixCache
 from mlx_panel.engine.prefix.disk import DiskTier
 from mlx_panel.engine.prefix.explain import explain, spans, token_lengths
+from mlx_panel.engine.prefix.files import Tensor, encode
 from mlx_panel.engine.prefix.key import ModelKey, model_key
 from mlx_panel.engine.prefix.states import restore, snapshot
 from mlx_panel.messages import Message
@@ -476,6 +479,18 @@ def spoil(path: Path, how: str) -> None:
         raw = bytearray(bytes(raw).replace(b"mlx-panel prefix 1", b"mlx-panel prefix 9"))
     elif how == "another model's":
         raw = bytearray(bytes(raw).replace(KEY.digest().encode(), b"0" * 32))
+    elif how == "a nest":
+        raw = bytearray((100_000).to_bytes(8, "little") + b"[" * 100_000)
+    elif how == "an array too many":
+        (size,) = struct.unpack("<Q", raw[:8])
+        table, data = json.loads(raw[8 : 8 + size]), bytes(raw[8 + size :])
+        meta = {name: word for name, word in table.pop("__metadata__").items() if name != "checksum"}
+        whole = {
+            name: Tensor(of["dtype"], of["shape"], memoryview(data[slice(*of["data_offsets"])]))
+            for name, of in table.items()
+        }
+        parts = whole | {f"slices.{len(whole)}": Tensor("U8", (4,), memoryview(data[:4]))}
+        raw = bytearray(b"".join(encode(meta, parts)))
     elif how == "no safetensors":
         raw = bytearray(b"hello, " * 100)
     path.write_bytes(raw)
@@ -492,6 +507,8 @@ def spoil(path: Path, how: str) -> None:
         "a later format",
         "another model's",
         "no safetensors",
+        "a nest",
+        "an array too many",
     ],
 )
 def test_a_bad_block_is_refused_and_computed_again(

@@ -250,6 +250,7 @@ def test_seeds_say_which_tokens_are_drawn(form: type[Any]) -> None:
     assert told(11) == told(11)
     assert told(11) != told(12)
     assert told((1 << 63) - 1) != told(0)
+    assert told(-1) == told(-1) != told(1)
     assert told(None) != told(None)
 
 
@@ -458,12 +459,12 @@ def test_the_form_is_the_devices() -> None:
         ("top_p", [0, 1.01, math.nan], [0.001, 1]),
         ("top_k", [-1], [0, 10**30]),
         ("min_p", [-0.01, 1.1, math.nan], [0, 1]),
-        ("repetition_penalty", [0, -1, 10.1, math.nan], [0.1, 10]),
+        ("repetition_penalty", [0, 1e-300, 0.009, -1, 10.1, math.nan], [0.01, 10]),
         ("repetition_context", [-1], [0, 10**30]),
         ("presence_penalty", [-2.1, 2.1, math.nan], [-2, 2]),
         ("frequency_penalty", [-2.1, 2.1, math.nan], [-2, 2]),
         ("logit_bias", [{-1: 0.0}, {1: 101.0}, {1: math.nan}], [{0: 100.0, 10**30: -100.0}]),
-        ("seed", [-1, 1 << 63], [0, (1 << 63) - 1, None]),
+        ("seed", [-(1 << 63) - 1, 1 << 63], [-(1 << 63), -1, 0, (1 << 63) - 1, None]),
     ],
 )
 @FORMS

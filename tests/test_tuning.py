@@ -146,7 +146,7 @@ def test_a_change_while_a_model_loads_reaches_it(live: Running) -> None:
     scripted(live.folder, "loading", text="x", load_seconds=3)
     with ThreadPoolExecutor(1) as other:
         load_it = other.submit(live.client.post, "/v1/admin/models/load/loading")
-        wait_for(lambda: state(live, "loading")["state"] == "loading")
+        wait_for(lambda: any("--name=loading" in worker.cmdline() for worker in live.workers()))
         change(live, {"prefix_cache_mb": 4})
         assert state(live, "loading")["state"] == "loading"
         assert load_it.result().status_code == 200
@@ -521,6 +521,7 @@ def answer(server: Running, route: str, **more: Any) -> str:
 @pytest.mark.parametrize("route", GENERATE)
 def test_a_seed_draws_alike(tiny: Running, route: str) -> None:
     assert answer(tiny, route, seed=1) == answer(tiny, route, seed=1) != answer(tiny, route, seed=2)
+    assert answer(tiny, route, seed=-1) == answer(tiny, route, seed=-1) != answer(tiny, route, seed=1)
     assert answer(tiny, route) != answer(tiny, route)
 
 

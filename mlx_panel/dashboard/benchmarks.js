@@ -265,13 +265,10 @@ function measured(labels) {
 
 function storedRow(model, one, choose) {
   const name = `${one.models.join(" and ")}, ${stamp.format(new Date(one.created))}`
-  const place = model.chosen.indexOf(one.id)
-  const pick = h("button", {type: "button", class: "pick", "aria-pressed": String(place >= 0), "data-letter": "AB"[place] || null,
-    "aria-label": `Show ${name}`, title: place < 0 ? "Show; with another one shown, compare" : "Shown; press to leave it out",
-    onclick: () => choose(one.id)}, "AB"[place] || "")
+  const pick = h("button", {type: "button", class: "pick", "aria-label": `Show ${name}`, onclick: () => choose(one.id)})
   const cell = (title, kind, ...children) => h("td", {class: kind, "data-label": title}, ...children)
   const failed = one.failed ? h("span", {class: "chip", "data-tone": "bad"}, `${count(one.failed)} of ${count(one.requests)}`) : "none"
-  return h("tr", {"data-chosen": place >= 0 ? "" : null}, h("td", {class: "picks"}, pick),
+  const node = h("tr", {}, h("td", {class: "picks"}, pick),
     h("th", {scope: "row", class: "model"}, h("div", {class: "id"}, one.models.join(" · ") || NONE), h("small", {}, time(one.created),
       one.complete ? "" : " · interrupted", one.kind === "sweep" ? "" : ` · ${one.kind}`)),
     cell("Measured", "words", ...measured(one.workloads)),
@@ -280,6 +277,15 @@ function storedRow(model, one, choose) {
     cell("On", "words machine", h("div", {}, one.machine), h("small", {}, versionsOf(one.versions))),
     h("td", {class: "do number"}, h("button", {type: "button", "aria-label": `Download ${name}`,
       onclick: () => model.send_msg({do: "download", id: one.id})}, "Download"), " ", deleteButton(model, one.id, name)))
+  const show = () => {
+    const place = model.chosen.indexOf(one.id)
+    say(pick, "AB"[place] || "")
+    mark(pick, "aria-pressed", String(place >= 0))
+    mark(pick, "data-letter", "AB"[place] || null)
+    mark(pick, "title", place < 0 ? "Show; with another one shown, compare" : "Shown; press to leave it out")
+    mark(node, "data-chosen", place < 0 ? null : "")
+  }
+  return {node, show}
 }
 
 /** What is shown after a press: a third one takes the place of the second. */
@@ -301,13 +307,19 @@ function storedPart(model, start) {
     h("header", {}, h("h2", {}, "Stored benchmarks"), h("span", {class: "muted"}, "Choose one to see its curves, two to compare them.")),
     table, empty, skipped)
   const choose = (id) => model.send_msg({do: "choose", ids: toggled(model.chosen, id)})
+  let known = ""
+  let rows = []
   const show = () => {
     const {stored} = model
     node.hidden = stored == null
     if (stored == null) return
-    const focused = node.getRootNode().activeElement?.getAttribute("aria-label")
-    body.replaceChildren(...stored.map((one) => storedRow(model, one, choose)))
-    if (focused) [...body.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === focused)?.focus()
+    const now = JSON.stringify(stored)
+    if (now !== known) { // else a question that was asked in a row would be forgotten
+      known = now
+      rows = stored.map((one) => storedRow(model, one, choose))
+      body.replaceChildren(...rows.map((row) => row.node))
+    }
+    rows.forEach((row) => row.show())
     table.hidden = stored.length === 0
     empty.hidden = stored.length > 0
     first.disabled = model.job.state === "running"

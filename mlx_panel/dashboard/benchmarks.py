@@ -9,8 +9,8 @@ import msgspec
 import panel as pn
 import param
 
-from ..bench import Ratio, Result, compare_results
-from ..bench.columns import notes, titles
+from ..bench import Ratio, Result, TargetInfo, compare_results
+from ..bench.columns import notes
 from ..errors import InvalidParameter
 from ..job import Order
 from ..messages import Sample, Snapshot
@@ -62,7 +62,7 @@ class Benchmarks(Watching):
     def __init__(self, source: Source):
         super().__init__(source, BenchmarksView(sizing_mode="stretch_width"))
         self.plots = pn.Column(
-            styles=NOTHING, stylesheets=[PLAIN], sizing_mode="stretch_width", margin=(16, 0)
+            pn.Spacer(), styles=NOTHING, stylesheets=[PLAIN], sizing_mode="stretch_width", margin=(16, 0)
         )
         self.results = ResultsView(sizing_mode="stretch_width")
         self._layout = pn.Column(self.view, self.plots, self.results, sizing_mode="stretch_width")
@@ -90,26 +90,23 @@ class Benchmarks(Watching):
             case {"do": "delete", "id": str(id)}:
                 self.work(partial(self._busy, partial(self._delete, id)))
             case {"do": "choose", "ids": list(ids)}:
-                self.work(partial(self._choose, [id for id in ids if isinstance(id, str)]))
+                self.work(partial(self._show, [id for id in ids if isinstance(id, str)], {}))
             case {"do": "download", "id": str(id)}:
                 self.work(partial(self._download, id))
 
     async def _ask(self) -> None:
+        """Look at the job, and at what is stored unless one runs."""
         job = await self.source.benchmark_job()
-        ended = job is not None and job.state != "running" and self.view.job.get("state") == "running"
-        if job is None or job.state != "running" or self.view.stored is None:
-            await self._list()
-        self.view.param.update(job={} if job is None else msgspec.to_builtins(job), notice={})
-        if ended and job is not None and job.result:
-            await self._choose([job.result])
-
-    async def _list(self) -> None:
-        found = await self.source.benchmarks()
-        self.view.param.update(stored=msgspec.to_builtins(found.benchmarks), skipped=list(found.skipped))
-        there = [one.id for one in found.benchmarks]
-        left = [id for id in self.view.chosen if id in there]
-        if left != self.view.chosen or (there and not left):
-            await self._choose(left or there[:1])
+        running = job is not None and job.state == "running"
+        new = [job.result] if job and job.result and self.view.job.get("state") == "running" else []
+        values: dict[str, Any] = {"job": {} if job is None else msgspec.to_builtins(job), "notice": {}}
+        wanted = new or list(self.view.chosen)
+        if not running or self.view.stored is None:
+            found = await self.source.benchmarks()
+            values |= {"stored": msgspec.to_builtins(found.benchmarks), "skipped": list(found.skipped)}
+            there = [one.id for one in found.benchmarks]
+            wanted = [id for id in wanted if id in there] or there[:1]
+        await self._show(wanted, values)
 
     async def _start(self, order: Any) -> None:
         try:
@@ -124,7 +121,7 @@ class Benchmarks(Watching):
 
     async def _delete(self, id: str) -> None:
         await self.source.delete_benchmark(id)
-        await self._list()
+        await self._ask()
 
     async def _download(self, id: str) -> None:
         text = msgspec.json.encode(await self.source.benchmark(id)).decode()
@@ -138,10 +135,20 @@ class Benchmarks(Watching):
         finally:
             self.view.busy = False
 
-    async def _choose(self, ids: list[str]) -> None:
-        """Show one result, or two beside each other."""
+    async def _show(self, ids: list[str], values: dict[str, Any]) -> None:
+        """Show one result, or two beside each other, and put `values` into the view.
+
+        All at once: of changes that follow each other closely Panel 1.9 loses some where figures are among them.
+        """
         ids = list(dict.fromkeys(ids))[:2]
-        results = [await self._result(id) for id in ids]
+        draw: Any
+        if ids == self.view.chosen:
+            draw = partial(self.view.param.update, **values)
+        else:
+            draw = partial(self._draw, [await self._result(id) for id in ids], {**values, "chosen": ids})
+        pn.state.execute(draw, schedule=True)
+
+    def _draw(self, results: list[Result], values: dict[str, Any]) -> None:
         curves = [series(result, letter) for result, letter in zip(results, LETTERS, strict=False)]
         shown = {
             "results": [
@@ -150,10 +157,11 @@ class Benchmarks(Watching):
             ],
             "ratios": _ratios(compare_results(*results)) if len(results) == 2 else [],
         }
-        self.view.param.update(chosen=ids, shown=shown)
         figures = panes([line for lines in curves for line in lines])
-        self.plots.param.update(objects=figures, styles=CARD if figures else NOTHING)
-        self.results.shown = shown
+        with pn.io.unlocked():
+            self.view.param.update(shown=shown, **values)
+            self.plots.param.update(objects=figures or [pn.Spacer()], styles=CARD if figures else NOTHING)
+            self.results.shown = shown
 
     async def _result(self, id: str) -> Result:
         """A result without its requests; it never changes, so it is asked for once."""
@@ -170,13 +178,19 @@ def _summary(result: Result, lines: list[Series], letter: str) -> dict[str, Any]
         "letter": letter,
         "id": result.id,
         "command": result.command,
-        "titles": titles(result),
+        "titles": [_title(target) for target in result.targets],
         "notes": notes(result),
         "series": [
             {"name": line.name, "colour": line.colour, "levels": msgspec.to_builtins(line.levels)}
             for line in lines
         ],
     }
+
+
+def _title(target: TargetInfo) -> str:
+    shape = " ".join(filter(None, (target.architecture, target.dtype)))
+    words = (target.model, shape, target.device, target.blas, target.server, target.url)
+    return ", ".join(filter(None, words))
 
 
 def _ratios(found: tuple[Ratio, ...]) -> list[dict[str, Any]]:

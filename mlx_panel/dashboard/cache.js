@@ -1,6 +1,7 @@
 // What the prefix cache holds, what it saved, and request by request what it found.
 
 const PAUSE = 1000 // milliseconds between two questions for the requests
+const FEW = 12 // requests that are shown before somebody asks for all
 const PLACES = {memory: ["memory", "good"], disk: ["disk", "busy"], none: ["computed", "calm"]}
 const clock = new Intl.DateTimeFormat(undefined, {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"})
 
@@ -133,11 +134,14 @@ function rulesPart(model) {
     for (const rule of model.rules) {
       if (!rows.has(rule.name)) {
         const input = h("input", {type: "checkbox", role: "switch", onchange: () => model.send_msg({do: "rule", name: rule.name, on: input.checked})})
-        rows.set(rule.name, input)
-        list.append(h("label", {class: "rule"}, input, h("span", {}, h("code", {}, rule.name), h("small", {}, rule.description))))
+        const used = h("small", {class: "used"})
+        list.append(h("label", {class: "rule"}, input, h("span", {}, h("code", {}, rule.name), h("small", {}, rule.description), used)))
+        rows.set(rule.name, {input, used})
       }
-      rows.get(rule.name).checked = rule.on
-      rows.get(rule.name).disabled = model.busy.includes(rule.name)
+      const {input, used} = rows.get(rule.name)
+      input.checked = rule.enabled
+      input.disabled = model.busy.includes(rule.name)
+      say(used, rule.stripped ? `${count(rule.stripped)} line${rule.stripped === 1 ? "" : "s"} left out since the start` : "")
     }
   }
   model.on("rules", show)
@@ -150,7 +154,7 @@ function rulesPart(model) {
 /** What would have helped, with its switch; one that is on by now needs no word. */
 function hint(model, name) {
   const rule = model.rules.find((one) => one.name === name)
-  if (!rule || rule.on) return null
+  if (!rule || rule.enabled) return null
   return h("button", {type: "button", class: "tonal hint", title: rule.description,
     onclick: () => model.send_msg({do: "rule", name, on: true})}, `Leave out: ${name}`)
 }
@@ -170,16 +174,25 @@ function recordRow(model, one) {
 }
 
 function requestsPart(model) {
+  let all = false
+  const button = h("button", {class: "quiet", type: "button", onclick: () => {
+    all = !all
+    show()
+  }})
+  const more = h("footer", {class: "fold", hidden: true}, button)
   const body = h("tbody")
   const heads = [["Time"], ["Request"], ["Model"], ["Reused", "number"], ["From"], ["What that means"]]
   const table = h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Requests and the cache"}, h("table", {},
     h("thead", {}, h("tr", {}, ...heads.map(([title, kind]) => h("th", {scope: "col", class: kind}, title)))), body))
   const empty = h("div", {class: "empty"}, "No request has asked the cache yet.")
   const node = h("section", {class: "panel requests", "aria-label": "Requests"}, h("header", {}, h("h2", {}, "Request by request"),
-    h("span", {class: "muted"}, "The latest, kept in memory alone; never their text.")), table, empty)
+    h("span", {class: "muted"}, "The latest, kept in memory alone; never their text.")), table, more, empty)
   const show = () => {
     const records = model.records || []
-    body.replaceChildren(...records.map((one) => recordRow(model, one)))
+    body.replaceChildren(...records.slice(0, all ? records.length : FEW).map((one) => recordRow(model, one)))
+    more.hidden = records.length <= FEW
+    mark(button, "aria-expanded", String(all))
+    say(button, all ? "Show fewer requests" : `Show the last ${records.length} requests`)
     table.hidden = !records.length
     empty.hidden = records.length > 0
     if (model.records == null) say(empty, "Asking the server…")

@@ -9,7 +9,6 @@ import msgspec
 import param
 
 from ..messages import Sample, Snapshot
-from ..parse.volatile import RULES
 from .assets import module
 from .source import Source
 from .watching import Face, Watching
@@ -24,7 +23,7 @@ class PrefixCacheView(Face):
     figures = param.String(default="", doc="`id` and `cache` of each model in memory, as JSON.")
     written = param.Integer(default=-1, doc="The snapshot's `audit_rows`.")
     records = param.List(default=None, allow_None=True, doc="`CacheRecord`s, newest first; None at first.")
-    rules = param.List(default=[], doc="`name`, `description`, `on` of each rule for lines that change.")
+    rules = param.List(default=[], doc="`RuleState`s as plain values.")
     busy = param.List(default=[], doc="What is under way: a model that is emptied, a rule that is switched.")
 
     _esm = module("cache")
@@ -41,7 +40,6 @@ class PrefixCache(Watching):
     def refresh(self) -> None:
         super().refresh()
         self.work(self._ask)
-        self.work(self._ask_rules)
 
     def take(self, snapshot: Snapshot, history: list[Sample] | None) -> None:
         models = [{"id": one.id, "cache": one.cache} for one in snapshot.models if one.cache is not None]
@@ -59,24 +57,14 @@ class PrefixCache(Watching):
     async def _ask(self) -> None:
         records = await self.source.cache_records()
         self.view.param.update(records=msgspec.to_builtins(records[:ROWS]), notice={})
+        await self._ask_rules()
 
     async def _ask_rules(self) -> None:
-        on = await self._on()
-        self.view.rules = [
-            {"name": rule.name, "description": rule.description, "on": rule.name in on}
-            for rule in RULES
-            if on is not None
-        ]
-
-    async def _on(self) -> list[str] | None:
-        """The rules that are on; None where the server knows no such setting."""
-        options = (await self.source.engine()).options
-        values = [one.value for one in options if one.name == RULES_OPTION]
-        return next((value for value in values if isinstance(value, list)), None)
+        self.view.rules = msgspec.to_builtins(await self.source.cache_rules())
 
     async def _switch(self, name: str, on: bool) -> None:
-        others = [other for other in await self._on() or [] if other != name]
-        await self.source.set_engine({RULES_OPTION: [*others, name] if on else others})
+        rules = [rule.name for rule in await self.source.cache_rules() if rule.enabled and rule.name != name]
+        await self.source.set_engine({RULES_OPTION: [*rules, name] if on else rules})
         await self._ask_rules()
 
     async def _busy(self, what: str, work: Any) -> None:

@@ -185,12 +185,9 @@ function listen(form, model) {
 /** For whom the values are; those with values of their own are marked. */
 function scopePart(model, form) {
   const select = h("select", {"aria-label": "Whose settings", onchange: () => {
-    form.fields.forEach((one) => one.node.toggleAttribute("data-dirty", false))
-    fresh = true
     model.send_msg({do: "show", model: select.value})
   }})
   const names = h("datalist", {id: "engine-models"})
-  let fresh = false
   const show = () => {
     const ids = model.models.map((one) => one.id)
     const own = new Set(model.own)
@@ -204,10 +201,7 @@ function scopePart(model, form) {
   }
   model.on("models", show)
   model.on("own", show)
-  model.on("options", () => {
-    if (fresh) form.fill(true)
-    fresh = false
-  })
+  model.on("model", () => form.fill(true))
   show()
   return [select, names]
 }

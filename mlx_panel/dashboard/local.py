@@ -10,11 +10,12 @@ from ..benches import Benches
 from ..cache_log import CacheLog
 from ..job import Job, Order, Shelved
 from ..messages import AuditPage, Limit
+from ..parse.volatile import RULES
 from ..pool.pool import ModelPool
 from ..sampler import Sampler
 from ..settings import Settings
 from ..tuning import CacheRecord
-from .source import EngineState, Unsubscribe, Watcher
+from .source import EngineState, RuleState, Unsubscribe, Watcher
 
 
 class Server(Protocol):
@@ -94,6 +95,12 @@ class Local:
 
     async def cache_records(self) -> list[CacheRecord]:
         return self._server.cache_log.latest()
+
+    async def cache_rules(self) -> list[RuleState]:
+        enabled, counts = self._server.settings.strip_rules, self._server.cache_log.stripped
+        return [
+            RuleState(rule.name, rule.description, rule.name in enabled, counts[rule.name]) for rule in RULES
+        ]
 
     async def clear_cache(self, model: str) -> None:
         await self._server.forget(model)

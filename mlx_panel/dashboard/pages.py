@@ -60,7 +60,6 @@ LOOK = {
         "borderBottom": "1px solid",
         "borderColor": "divider",
     },
-    "& .MuiToolbar-root > .MuiBox-root": {"alignItems": "center"},
     "& .MuiAppBar-root .MuiTypography-root": {
         "whiteSpace": "nowrap",
         "color": "text.primary",
@@ -79,7 +78,7 @@ def _tabs(source: Source) -> pmui.Tabs:
     first, *others = TABS.items()
     tabs = pmui.Tabs(
         (first[0], first[1](source)),
-        *((title, pn.Column(sizing_mode="stretch_width")) for title, _ in others),
+        *((title, pn.Column(pn.Spacer(), sizing_mode="stretch_width")) for title, _ in others),
         sizing_mode="stretch_width",
         margin=(16, 0, 0, 0),
         sx={"& .MuiTabs-root": {"marginBottom": "10px", "minHeight": "40px"}},
@@ -87,8 +86,8 @@ def _tabs(source: Source) -> pmui.Tabs:
 
     def fill(event: param.parameterized.Event) -> None:
         place, kinds = tabs[event.new], list(TABS.values())
-        if isinstance(place, pn.Column) and not place.objects:
-            place.append(kinds[event.new](source))
+        if isinstance(place, pn.Column) and isinstance(place[0], pn.Spacer):
+            place[:] = [kinds[event.new](source)]
 
     tabs.param.watch(fill, "active")
     return tabs

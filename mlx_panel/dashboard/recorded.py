@@ -13,8 +13,9 @@ from ..bench import Result
 from ..errors import Conflict, InvalidParameter, ModelNotFound, NotFound, SettingsError
 from ..job import Job, Order, Shelved, stored
 from ..messages import AuditPage, AuditRecord, Limit, ModelState, ModelStateName, Sample, Snapshot
+from ..parse.volatile import RULES
 from ..tuning import CacheFigures, CacheRecord, Option
-from .source import EngineState, Unsubscribe, Watcher, sample, weak
+from .source import EngineState, RuleState, Unsubscribe, Watcher, sample, weak
 
 MODEL_DIALECTS = ("openai", "anthropic")
 
@@ -173,6 +174,11 @@ class Recorded:
     async def cache_records(self) -> list[CacheRecord]:
         self._ask("cache")
         return list(reversed(self.cached))
+
+    async def cache_rules(self) -> list[RuleState]:
+        on = next((one.value for one in self.options if one.name == "strip_rules"), [])
+        enabled = on if isinstance(on, list) else []
+        return [RuleState(rule.name, rule.description, rule.name in enabled) for rule in RULES]
 
     async def clear_cache(self, model: str) -> None:
         self._ask("cache", model)

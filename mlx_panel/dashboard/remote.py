@@ -14,7 +14,7 @@ from ..job import Job, Order, Shelved, Stored
 from ..messages import AuditPage, Limit
 from ..tuning import CacheRecord
 from .feed import Feed
-from .source import EngineState, Unsubscribe, Watcher
+from .source import EngineState, RuleState, Unsubscribe, Watcher
 
 Answer = TypeVar("Answer")
 QUICK = httpx.Timeout(30, connect=5)
@@ -125,6 +125,11 @@ class Remote:
 
     async def cache_records(self) -> list[CacheRecord]:
         return _struct(self.url, await self._ask("GET", CACHE), Caches).requests
+
+    async def cache_rules(self) -> list[RuleState]:
+        return _struct(self.url, await self._ask("GET", f"{CACHE}/rules"), dict[str, list[RuleState]])[
+            "rules"
+        ]
 
     async def clear_cache(self, model: str) -> None:
         await self._ask("DELETE", f"{CACHE}/{quote(model, safe='')}")

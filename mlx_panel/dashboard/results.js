@@ -6,7 +6,7 @@ const RATIOS = [["tokens/s", "Speed"], ["TTFT p50", "First token, median"], ["TT
 function ratioCell(cell) {
   if (!cell) return h("td", {class: "number"}, NONE)
   const better = cell.better === "higher" ? cell.median : 1 / cell.median
-  const tone = better > 1.02 ? "good" : better < 0.98 ? "bad" : null
+  const tone = better > 1.05 ? "good" : better < 0.95 ? "bad" : null
   return h("td", {class: "number"}, h("div", {class: "ratio", "data-tone": tone}, `${cell.median.toFixed(2)} ×`),
     h("small", {}, `${figure(cell.a)} : ${figure(cell.b)}`))
 }

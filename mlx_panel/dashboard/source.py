@@ -30,6 +30,15 @@ class EngineState(msgspec.Struct, frozen=True):
     models: dict[str, dict[str, Any]] = {}
 
 
+class RuleState(msgspec.Struct, frozen=True):
+    """A rule for lines that change at each turn; `stripped` lines were left out since the server's start."""
+
+    name: str
+    description: str
+    enabled: bool = False
+    stripped: int = 0
+
+
 class Source(Protocol):
     """A server to look at. Every coroutine may raise an `MlxPanelError`, whose text may be shown to a person."""
 
@@ -89,6 +98,10 @@ class Source(Protocol):
 
     async def cache_records(self) -> list[CacheRecord]:
         """What the prefix cache did for the latest requests, newest first. Its figures are in the snapshot's models."""
+        ...
+
+    async def cache_rules(self) -> list[RuleState]:
+        """The rules for lines that change; the setting `strip_rules` names those that are on."""
         ...
 
     async def clear_cache(self, model: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class Engine:
         self._clock(progress)
         self.steps += 1
         if not self.busy and self._prefix is not None:
-            self._prefix.flush()
+            self._upkeep(self._prefix.flush)
         if not self.busy or self.steps % STEPS_BETWEEN_CLEARS == 0:
             mx.clear_cache()
         return events
@@ -326,6 +326,7 @@ class Engine:
 
     def _failed(self, row: Row, error: Exception) -> Failed:
         log.error("one request failed: %s", site(error))
+        self._doubt([row], error)
         return Failed(row.id, GenerationFailed.code, row.usage())
 
     def _start_over(self, lane: Batch, ready: list[Ready], error: Exception) -> list[Event]:
@@ -335,6 +336,7 @@ class Engine:
             self._main = self._lane(self._lone)
         else:
             self._solos.remove(lane)
+        self._doubt(rows.values(), error)
         mx.clear_cache()
         return [Failed(row.id, GenerationFailed.code, row.usage()) for row in rows.values()]
 
@@ -365,7 +367,20 @@ class Engine:
 
     def _keep_prefix(self, row: Row, caches: Callable[[], list[Any]]) -> None:
         """A row leaves: what it computed may serve a later prompt."""
-        self._prefill.store(row, caches)
+        self._upkeep(lambda: self._prefill.store(row, caches))
+
+    def _doubt(self, rows: Iterable[Row], error: Exception) -> None:
+        """What is kept of rows whose output was no number may hold such values itself, and would fail others."""
+        prefix = self._prefix
+        if prefix is not None and isinstance(error, FloatingPointError):
+            self._upkeep(lambda: prefix.doubt([row.tokens() for row in rows]))
+
+    def _upkeep(self, work: Callable[[], None]) -> None:
+        """Do something for the prefix cache. Where that fails a later prompt takes longer, and no request ends."""
+        try:
+            work()
+        except Exception as error:
+            log.error("the prefix cache could not be kept: %s", site(error))
 
 
 def _prefix(path: Path, loaded: loader.Loaded, options: EngineOptions) -> PrefixCache:
@@ -378,5 +393,6 @@ def _prefix(path: Path, loaded: loader.Loaded, options: EngineOptions) -> Prefix
         path, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size, dtype=loaded.info.dtype
     )
     folder, room = options.prefix_disk, options.prefix_disk_mb << 20
-    disk = DiskTier(Path(folder), key, budget=room) if folder and room else None
+    # Also without room: there may be some later, and what lies there has to go.
+    disk = DiskTier(Path(folder), key, budget=room) if folder else None
     return PrefixCache(key, empty, budget=options.prefix_cache_mb << 20, disk=disk)

@@ -129,9 +129,10 @@ class Prefill:
         return kv.make_caches(self._model, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size)
 
     def _together(self, rows: list[Row]) -> list[Row]:
-        """Those of the rows that can share a pass: all, or the first."""
+        """Those of the rows that can share a pass: all, or the first. Only a row that has started knows its stops."""
         longest = max((row.left for row in rows), default=0)
-        return rows if len(rows) > 1 and kv.paddable([row.caches for row in rows], longest) else rows[:1]
+        alone = len(rows) < 2 or any(row.alone for row in rows)
+        return rows[:1] if alone or not kv.paddable([row.caches for row in rows], longest) else rows
 
     def _run(self, rows: list[Row]) -> tuple[int, list[Any]]:
         """Launch a pass; the number of tokens in it, padding included, and the caches it fills."""

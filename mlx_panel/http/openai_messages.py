@@ -44,7 +44,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 TopK = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
 Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-Repetition = Annotated[float, msgspec.Meta(gt=0, le=10)]
+Repetition = Annotated[float, msgspec.Meta(ge=0.01, le=10)]  # a logit divided by less overflows
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 

@@ -155,12 +155,22 @@ class Tree:
                     # A tail beside a snapshot is of no use without it.
                     self.remove(block)
             return
-        if entry.snapshot is not None:
-            self._leave(entry.snapshot)
-            entry.snapshot = entry.snapshot.block = None
+        held = entry.snapshot
+        if held is not None:
+            self._leave(held)
+            entry.snapshot = held.block = None
         _siblings(entry).pop(entry.tokens, None)
         self._leave(entry)
         self.count -= 1
+
+    def prune(self, block: Block) -> list[Block]:
+        """Take out a block and all that goes on from it; what that was."""
+        gone = [block]
+        for one in gone:
+            gone += one.following()
+        for one in reversed(gone):
+            self.remove(one)
+        return gone
 
     def clear(self) -> None:
         self.root = Block(None, b"")

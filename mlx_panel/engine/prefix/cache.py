@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ import mlx.core as mx
 from ...tuning import CacheFigures, CacheTier
 from .blocks import Block, Snapshot, Tree, pack
 from .disk import DiskTier
-from .folder import SNAPSHOT
+from .folder import BLOCK, SNAPSHOT
 from .key import ModelKey
 from .layout import cut, is_cut, join, layout, leaves
 from .search import Found, Search
@@ -245,6 +245,20 @@ class PrefixCache:
         held = block.snapshot
         return held is None or disk.knows(block.digest, SNAPSHOT) or disk.save(block, known, held)
 
+    def doubt(self, prompts: Iterable[Sequence[int]]) -> None:
+        """Forget, of what these prompts could be restored from, all that holds a value that is no number."""
+        nodes = [self._tree.root, *(block for tokens in prompts for block in self._tree.walk(pack(tokens)))]
+        for block in [block for node in nodes for block in node.following()]:
+            if block in self._tree and not _is_sound(block):
+                for one in self._tree.prune(block):
+                    self._refuse(one)
+
+    def _refuse(self, block: Block) -> None:
+        for sort in (BLOCK, SNAPSHOT):
+            entry = self.disk.entry(block.digest, sort) if self.disk is not None else None
+            if self.disk is not None and entry is not None:
+                self.disk.refuse(entry, "it holds or follows values that are no numbers")
+
     @property
     def budget(self) -> int:
         return self._tree.budget
@@ -289,3 +303,9 @@ class PrefixCache:
     def _forget(self) -> None:
         self._unsaved.clear()
         self._tree.clear()
+
+
+def _is_sound(block: Block) -> bool:
+    """Whether all that a block holds, its snapshot too, are finite numbers."""
+    held = [*block.arrays, *(block.snapshot.arrays if block.snapshot is not None else ())]
+    return all(mx.isfinite(array).all().item() for array in held)

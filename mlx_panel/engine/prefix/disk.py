@@ -56,6 +56,8 @@ class DiskTier:
         self._make()
         self._list()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="prefix-disk")
+        if self._bytes > budget:
+            self._do(self._make_room, 0)
 
     def __repr__(self) -> str:
         return f"<DiskTier {self.blocks} files, {self.nbytes} of {self.budget} bytes, {len(self._queued)} to write>"
@@ -153,14 +155,16 @@ class DiskTier:
     def save(self, block: Block, layout: Layout, snapshot: Snapshot | None = None) -> bool:
         """Write a block, or the snapshot at its end (with the block itself where it is a tail), in the background.
 
-        False when too much waits already. The arrays are computed here if they are not yet.
+        False when too much waits already, or there is no room for it at all. The arrays are computed here if they are
+        not yet.
         """
         parent = block.parent.digest if block.parent is not None else block.digest
         sort = BLOCK if snapshot is None else SNAPSHOT
         entry = Entry(parent, block.digest, sort, block.end - block.start)
         size = (snapshot.nbytes if snapshot is not None else 0) + block.nbytes
         with self._lock:
-            if self._closed or sum(self._queued.values()) + size > self._pending:
+            too_much = sum(self._queued.values()) + size > self._pending
+            if self._closed or too_much or size > self._budget:
                 return False
             self._queued[entry.digest, sort] = size
         with_slices = snapshot is None or block.tail

@@ -104,7 +104,7 @@ def header(start: bytes) -> dict[str, Any]:
         if table["__metadata__"]["format"] != f"mlx-panel prefix {FORMAT}":
             raise BadBlock("it has another format")
         return table
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise BadBlock("its header cannot be read") from None
 
 
@@ -124,9 +124,9 @@ def decode(raw: bytes, key: str, digest: bytes) -> Stored:
             raise BadBlock("it belongs to other tokens")
         known = msgspec.json.decode(meta["layout"], type=Layout)
         arrays, state = (_numbered(table, sort, data) for sort in ("slices", "state"))
+        _check(arrays, known, len(tokens) // TOKEN_BYTES)
     except (ValueError, LookupError, TypeError):
         raise BadBlock("its header does not fit its data") from None
-    _check(arrays, known, len(tokens) // TOKEN_BYTES)
     return Stored(parent, tokens, known, arrays, meta["spec"], state)
 
 

@@ -37,12 +37,12 @@ def check(sampling: Sampling) -> None:
         "top_p": 0 < sampling.top_p <= 1,
         "top_k": sampling.top_k >= 0,
         "min_p": 0 <= sampling.min_p <= 1,
-        "repetition_penalty": 0 < sampling.repetition_penalty <= 10,
+        "repetition_penalty": 0.01 <= sampling.repetition_penalty <= 10,
         "repetition_context": sampling.repetition_context >= 0,
         "presence_penalty": -2 <= sampling.presence_penalty <= 2,
         "frequency_penalty": -2 <= sampling.frequency_penalty <= 2,
         "logit_bias": all(token >= 0 and -100 <= value <= 100 for token, value in bias.items()),
-        "seed": sampling.seed is None or 0 <= sampling.seed < 1 << 63,
+        "seed": sampling.seed is None or -(1 << 63) <= sampling.seed < 1 << 63,
     }
     wrong = next((field for field, right in ranges.items() if not right), None)
     if wrong is not None:

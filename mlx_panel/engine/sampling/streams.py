@@ -68,5 +68,5 @@ def _source(spec: RowSpec) -> np.random.Generator | None:
     if spec.greedy:
         return None
     seed = spec.sampling.seed
-    key = secrets.randbits(128) if seed is None else seed
+    key = secrets.randbits(128) if seed is None else seed % (1 << 64)
     return np.random.Generator(np.random.Philox(key=key, counter=len(spec.answer) * COUNTS))
