@@ -65,7 +65,18 @@ def test_every_field_is_named(title: str) -> None:
 
 def test_every_other_word_is_named() -> None:
     words = {*NO_EFFECT, *MESSAGE_FIELDS, *MESSAGE_UNSUPPORTED, *OTHER_PARTS, *ROLES}
-    for struct in (Snapshot, ModelState, CacheFigures, CacheReport, CacheRecord, Option, Order, Job, Level, Stored):
+    for struct in (
+        Snapshot,
+        ModelState,
+        CacheFigures,
+        CacheReport,
+        CacheRecord,
+        Option,
+        Order,
+        Job,
+        Level,
+        Stored,
+    ):
         words |= set(struct.__struct_fields__)
     page = text("docs/api.md")
     assert {word for word in words if f"`{word}`" not in page and f'"{word}":' not in page} == set()

@@ -75,19 +75,20 @@ def overview(source: Source, linked: str) -> pmui.Page:
 
 def _tabs(source: Source) -> pmui.Tabs:
     """The tabs below. What stands in one is made when it is first opened: opening the page should not cost all of them."""
+    nothing = pn.Spacer()  # one for all, each would cost two milliseconds
     first, *others = TABS.items()
     tabs = pmui.Tabs(
         (first[0], first[1](source)),
-        *((title, pn.Column(pn.Spacer(), sizing_mode="stretch_width")) for title, _ in others),
+        *((title, nothing) for title, _ in others),
         sizing_mode="stretch_width",
         margin=(16, 0, 0, 0),
         sx={"& .MuiTabs-root": {"marginBottom": "10px", "minHeight": "40px"}},
     )
 
     def fill(event: param.parameterized.Event) -> None:
-        place, kinds = tabs[event.new], list(TABS.values())
-        if isinstance(place, pn.Column) and isinstance(place[0], pn.Spacer):
-            place[:] = [kinds[event.new](source)]
+        title, kind = list(TABS.items())[event.new]
+        if tabs[event.new] is nothing:
+            tabs[event.new] = (title, kind(source))
 
     tabs.param.watch(fill, "active")
     return tabs

@@ -32,8 +32,7 @@ from .lone import Lone  # noqa: E402
 from .prefill import Prefill, Progress  # noqa: E402
 from .prefix import explain  # noqa: E402
 from .prefix.cache import Match, PrefixCache  # noqa: E402
-from .prefix.disk import DiskTier  # noqa: E402
-from .prefix.key import model_key  # noqa: E402
+from .prefix.opening import prefix_cache  # noqa: E402
 from .row import Row  # noqa: E402
 from .sampling import check  # noqa: E402
 from .speculate import load_draft  # noqa: E402
@@ -61,7 +60,7 @@ class Engine:
             # Only when asked: wiring is reported to be behind kernel panics of macOS.
             mx.set_wired_limit(options.wired_limit_mb << 20)
         draft = load_draft(options.draft_model, loaded.tokenizer) if options.draft_model else None
-        engine = cls(loaded, options=options, prefix=_prefix(Path(path), loaded, options), draft=draft)
+        engine = cls(loaded, options=options, prefix=prefix_cache(Path(path), loaded, options), draft=draft)
         engine.warm_up()
         return engine
 
@@ -381,18 +380,3 @@ class Engine:
             work()
         except Exception as error:
             log.error("the prefix cache could not be kept: %s", site(error))
-
-
-def _prefix(path: Path, loaded: loader.Loaded, options: EngineOptions) -> PrefixCache:
-    """The model's prefix cache as the options want it; without room it finds and keeps nothing."""
-
-    def empty() -> list[Any]:
-        return kv.make_caches(loaded.model, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size)
-
-    key = model_key(
-        path, kv_bits=options.kv_bits, kv_group_size=options.kv_group_size, dtype=loaded.info.dtype
-    )
-    folder, room = options.prefix_disk, options.prefix_disk_mb << 20
-    # Also without room: there may be some later, and what lies there has to go.
-    disk = DiskTier(Path(folder), key, budget=room) if folder else None
-    return PrefixCache(key, empty, budget=options.prefix_cache_mb << 20, disk=disk)
