@@ -490,3 +490,33 @@ def test_guesses_stop_at_a_stop_string_and_can_be_switched_off(folder: Path) -> 
     drafted = engine.figures().drafted
     assert text(list(engine.generate(ask("b", LOOPING, max_tokens=60)))) == whole
     assert engine.figures().drafted == drafted
+
+
+def test_a_row_much_longer_than_the_others_decodes_beside_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_panel.engine.engine.WASTE_BYTES", 100 * 2 * 2 * 2 * 16 * 4)
+    engine = Engine.load(folder, options=EngineOptions(prefix_cache_mb=0))
+    long = "one two three " * 60
+    for id, prompt in (("a", PROMPTS[0]), ("long", long), ("b", PROMPTS[1]), ("long too", long)):
+        engine.add(ask(id, prompt))
+    events = []
+    while len(engine._main) + sum(map(len, engine._solos)) < 4:
+        events += engine.step()
+    assert sorted(sorted(row.id for row in lane.rows) for lane in (engine._main, *engine._solos)) == [
+        ["a", "b"],
+        ["long", "long too"],
+    ]
+    assert engine.running == 4
+    more = drain(engine)
+    for id, prompt in (("a", PROMPTS[0]), ("long", long), ("b", PROMPTS[1]), ("long too", long)):
+        said = [event for event in events if event.id == id] + more[id]
+        assert text(said) == expected(engine, prompt, 24)
+
+
+def test_a_long_prompt_grows_its_cache_once(engine: Engine) -> None:
+    engine.add(ask("a", "one two three " * 60, max_tokens=2))
+    engine.step()
+    row = next(iter(engine._prefill.queue), None) or engine._main.rows[0]
+    sizes = {cache.keys.shape[2] for cache in row.caches or engine._main._caches}
+    assert sizes == {768}

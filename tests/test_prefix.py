@@ -8,6 +8,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -816,3 +817,21 @@ def test_spans_hold_their_messages(turns: list[tuple[Any, str]], tokenizer: Any)
     # A token before the text, as some tokenizers put one, moves everything by one.
     moved = spans(text, messages, [3, *lengths])
     assert [(span.start, span.end) for span in moved] == [(span.start + 1, span.end + 1) for span in found]
+
+
+def test_what_waits_to_be_written_is_forgotten_too(disk: Callable[..., DiskTier]) -> None:
+    prefix = on_disk(disk)
+    assert prefix.disk is not None
+    held = threading.Event()
+    prefix.disk._writer.submit(held.wait)
+    prefix.store(draw(64, 1), tiny_caches(draw(64, 1)))
+    prefix.flush()
+    prefix.clear()
+    prefix.store(draw(48, 2), tiny_caches(draw(48, 2)))
+    held.set()
+    prefix.close()
+    again = on_disk(disk)
+    assert again.find(draw(64, 1)).tokens == 0
+    assert again.find([*draw(48, 2), 1]).tokens == 48
+    assert again.disk is not None
+    assert len(list(again.disk.folder.iterdir())) == 3

@@ -80,6 +80,13 @@ class Batch:
     def kv_dtype(self) -> str:
         return kv.kv_dtype(self._caches)
 
+    def misfit(self, group: Ready) -> int:
+        """Tokens of room that no row needs, were the group to join: a batch is as long as its longest row."""
+        if not self.rows:
+            return 0
+        here, there = (max(row.position for row in rows) for rows in (self.rows, group.rows))
+        return abs(here - there) * len(self.rows if here < there else group.rows)
+
     def step(self, ready: Sequence[Ready] = ()) -> list[Token]:
         """Take the tokens of the pass under way and launch the next one, with the rows of `ready` in it.
 

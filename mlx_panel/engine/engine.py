@@ -42,6 +42,8 @@ NOTHING = Progress([], [])
 DEFAULTS = EngineOptions()
 # What mlx keeps for reuse goes back to the machine after so many steps.
 STEPS_BETWEEN_CLEARS = 512
+# Rows whose joining wasted more than this decode in another lane.
+WASTE_BYTES = 256 << 20
 
 
 class Engine:
@@ -185,7 +187,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Requests whose prompt or answer is being computed."""
-        return len(self._main) + len(self._solos) + self._prefill.queue.started
+        return sum(map(len, (self._main, *self._solos))) + self._prefill.queue.started
 
     @property
     def queued(self) -> int:
@@ -278,12 +280,21 @@ class Engine:
 
     def _lanes(self, ready: list[Ready]) -> list[tuple[Batch, list[Ready]]]:
         """Each lane, and the rows that join it."""
-        own = [group for group in ready if group.rows[0].request.deterministic]
-        lanes = [(self._main, [group for group in ready if group not in own])]
-        lanes += [(lane, []) for lane in self._solos]
-        new = [(self._lane(), [group]) for group in own]
-        self._solos += [lane for lane, _ in new]
-        return lanes + new
+        joining: dict[int, list[Ready]] = {}
+        for group in ready:
+            lane = self._lane_for(group)
+            joining.setdefault(id(lane), []).append(group)
+        return [(lane, joining.get(id(lane), [])) for lane in (self._main, *self._solos)]
+
+    def _lane_for(self, group: Ready) -> Batch:
+        """The lane for rows: one of their own for a deterministic request, and for rows so much longer or shorter than
+        those that run that joining them would copy and waste too much memory; they share no pass then."""
+        shared = [lane for lane in self._solos if not any(row.request.deterministic for row in lane.rows)]
+        for lane in () if group.rows[0].request.deterministic else (self._main, *shared):
+            if lane.misfit(group) * self._prefill.token_bytes <= WASTE_BYTES:
+                return lane
+        self._solos.append(self._lane())
+        return self._solos[-1]
 
     def _decode(self, lane: Batch, ready: list[Ready]) -> list[Event]:
         try:

@@ -20,7 +20,7 @@ from mlx_lm.models.cache import (
 )
 
 from ..errors import InvalidParameter, ModelLoadFailed
-from .slots import QuantizedCache, QuantizedSlotCache, SlotCache, WindowSlotCache, arrays_of
+from .slots import STEP, QuantizedCache, QuantizedSlotCache, SlotCache, WindowSlotCache, arrays_of
 
 BITS = (0, 4, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -45,6 +45,13 @@ def _quantized(cache: Any, bits: int, group_size: int) -> Any:
     if type(cache) is CacheList:
         return CacheList(*(_quantized(part, bits, group_size) for part in cache.caches))
     return QuantizedCache(group_size, bits) if type(cache) is KVCache else cache
+
+
+def reserve(caches: Sequence[Any], tokens: int) -> None:
+    """Let a request's caches grow to `tokens` at once: growing bit by bit copies all that is there each time."""
+    for cache in _flat(caches):
+        if isinstance(cache, KVCache | QuantizedCache):
+            cache.step = -(-tokens // STEP) * STEP
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Progress(NamedTuple):
 
 
 class Prefill:
-    """The prompts under way. `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its
+    """The prompts under way; `token_bytes` is what a token takes in a KV cache, 0 while unknown. `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its
     messages lie."""
 
     def __init__(
@@ -52,6 +52,7 @@ class Prefill:
         self._report = report
         self._spans = spans
         self._budget = 0
+        self.token_bytes = 0.0
 
     def __repr__(self) -> str:
         return f"<Prefill {self.queue!r} {self.pace!r}>"
@@ -67,6 +68,7 @@ class Prefill:
         self._model(mx.zeros((1, FIRST_CHUNK), dtype=mx.uint32), cache=caches)
         mx.eval([cache.state for cache in caches])
         self.pace.prefilled(FIRST_CHUNK, time.perf_counter() - at)
+        self.token_bytes = kv.nbytes(caches) / kv.STEP
 
     def tune(self, options: EngineOptions) -> None:
         self.pace.options = options
@@ -96,6 +98,7 @@ class Prefill:
         if ended:
             ready.append(Ready(ended, caches, len(running) > 1))
         for row in at_end + ended:
+            kv.reserve(row.caches, kv.STEP)
             self.drop(row)
         events += [row.prefill() for row in at_end + running]
         return Progress(ready, events, sum(row.prefilled for row in rows) - before, width, seconds)
@@ -115,14 +118,19 @@ class Prefill:
     def _start(self, row: Row) -> CacheReport:
         prefix = self._prefix_of(row)
         if prefix is None:
-            row.restored(self.new_caches(), 0)
+            row.restored(self._roomy_caches(row), 0)
             return self._report(row, None)
         tokens = row.prompt.tokens
         match = prefix.find(tokens)
         if prefix.snapshots:
             row.stops = prefix.stops(tokens, [span.end for span in self._spans(row)])
-        row.restored(match.caches or self.new_caches(), match.tokens)
+        row.restored(match.caches or self._roomy_caches(row), match.tokens)
         return self._report(row, match)
+
+    def _roomy_caches(self, row: Row) -> list[Any]:
+        caches = self.new_caches()
+        kv.reserve(caches, len(row.prompt.tokens))
+        return caches
 
     def new_caches(self) -> list[Any]:
         options = self.pace.options

@@ -13,12 +13,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlx_panel.engine import loader  # before mlx: it loads the BLAS library
+from mlx_panel.engine import blas
 
-import mlx.core as mx  # isort: skip
-import numpy as np  # isort: skip
+BLAS = blas.preload()  # before mlx
 
-from mlx_panel.engine import kv  # isort: skip
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+
+from mlx_panel.engine import kv, loader  # noqa: E402
 
 PROMPTS = (
     "The capital of France is", "Once upon a time there was", "def add(a, b):\n    return", "In 1969 the first man",
@@ -67,7 +69,7 @@ def main() -> None:
         top = np.sort(own, axis=-1)[:, -2:]
         nearest = min(nearest, float((top[:, 1] - top[:, 0]).min()))
         last = own.argmax(-1).tolist()
-    print(f"{options.model.name}, {info.dtype}: {options.steps} steps of {len(prompts)} rows")
+    print(f"{options.model.name}, {info.dtype}, {BLAS.name}: {options.steps} steps of {len(prompts)} rows")
     print(
         f"largest difference of a logit: {differences}; smallest distance of the two likeliest: {nearest:.2e}"
     )

@@ -45,6 +45,7 @@ class DiskTier:
         self.root, self.key = folder, key.digest()
         self.folder = folder / self.key
         self.refused = 0
+        self._era = 0
         self._budget, self._pending = budget, pending
         self._lock = threading.Lock()
         self._entries: dict[tuple[bytes, str], Entry] = {}
@@ -177,16 +178,17 @@ class DiskTier:
             list(snapshot.arrays) if snapshot is not None else [],
         )
         meta, parts = metadata(stored, self.key), tensors(stored)
-        self._do(self._save, entry, lambda: encode(meta, parts))
+        self._do(self._save, entry, lambda: encode(meta, parts), self._era)
         return True
 
     def clear(self) -> None:
-        """Delete this model's files, in the background."""
+        """Delete this model's files, in the background, those that still wait to be written too."""
         with self._lock:
+            self._era += 1
             entries = list(self._entries.values())
         for entry in entries:
             self._forget(entry)
-            self._do(self._delete, entry)
+        self._do(self._sweep)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Wait for what is to be written, `timeout` seconds at most; False if that was not enough."""
@@ -205,13 +207,15 @@ class DiskTier:
 
     # --- on the writer's thread ----------------------------------------------------------------------------------
 
-    def _save(self, entry: Entry, contents: Callable[[], list[bytes | memoryview]]) -> None:
+    def _save(self, entry: Entry, contents: Callable[[], list[bytes | memoryview]], era: int) -> None:
+        """Write a block, unless all was forgotten since; then the sweep that waits behind it takes what it left."""
         try:
-            parts = contents()
+            parts = contents() if era == self._era else []
             size = sum(len(part) for part in parts)
-            if self._make_room(size):
+            if parts and self._make_room(size):
                 self._write(entry, parts)
-                self._enter(entry, size)
+                if era == self._era:
+                    self._enter(entry, size)
         except OSError as error:
             log.warning("cannot write cached blocks: %s", type(error).__name__)
         finally:
@@ -230,6 +234,14 @@ class DiskTier:
             temporary.replace(self.folder / entry.name)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete every file of this model."""
+        for file in listed(self.folder):
+            file.path.unlink(missing_ok=True)
+            self._bytes = max(0, self._bytes - file.size)
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
         """Delete what is least worth keeping until `size` bytes fit. False if they never will."""
