@@ -11,7 +11,7 @@ from ..tuning import EngineOptions
 ALONE_SECONDS = 0.5
 # Passes differ in length: the aim stays below the limit by this factor.
 MARGIN = 0.85
-FIRST_CHUNK, SMALLEST_CHUNK = 64, 8
+FIRST_CHUNK, SMALLEST_CHUNK = 64, 4
 GROWTH = 4
 # A pass reads all weights however few tokens it has; a decode step is little else.
 FIXED = 0.8
