@@ -18,49 +18,17 @@ from mlx_panel.engine import kv
 from mlx_panel.engine.slots import SlotCache
 from mlx_panel.errors import InvalidParameter, ModelLoadFailed
 
-from .models import randomized
+from .models import COMMON, FALCON, LFM2, VOCABULARY, randomized
 
-VOCABULARY = 96
 WINDOW = 8
-COMMON = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": VOCABULARY,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 2048,
-}
-LFM2 = COMMON | {
-    "model_type": "lfm2",
-    "hidden_size": 128,
-    "norm_eps": 1e-5,
-    "conv_bias": False,
-    "conv_L_cache": 3,
-    "block_dim": 128,
-    "block_multiple_of": 32,
-    "block_ffn_dim_multiplier": 1.0,
-    "block_auto_adjust_ff_dim": False,
-    "layer_types": ["conv", "full_attention"],
-}
-FALCON = COMMON | {
-    "model_type": "falcon_h1",
-    "mamba_d_ssm": 64,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 16,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 1,
-    "mamba_d_conv": 4,
-    "mamba_expand": 1,
-}
 GEMMA = COMMON | {"model_type": "gemma3_text", "sliding_window": WINDOW, "sliding_window_pattern": 2}
 ARCHITECTURES = {
     "llama": lambda: llama.Model(llama.ModelArgs.from_dict(COMMON | {"model_type": "llama"})),
     "gemma3": lambda: gemma3_text.Model(gemma3_text.ModelArgs.from_dict(GEMMA)),
-    "lfm2": lambda: lfm2.Model(lfm2.ModelArgs.from_dict(LFM2)),
-    "falcon_h1": lambda: falcon_h1.Model(falcon_h1.ModelArgs.from_dict(FALCON)),
+    "lfm2": lambda: lfm2.Model(lfm2.ModelArgs.from_dict(COMMON | {"model_type": "lfm2"} | LFM2)),
+    "falcon_h1": lambda: falcon_h1.Model(
+        falcon_h1.ModelArgs.from_dict(COMMON | {"model_type": "falcon_h1"} | FALCON)
+    ),
 }
 
 

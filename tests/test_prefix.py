@@ -32,41 +32,9 @@ from mlx_panel.engine.prefix.states import restore, snapshot
 from mlx_panel.messages import Message
 from mlx_panel.tuning import CacheReport
 
-from .models import randomized, tiny_model
+from .models import COMMON, FALCON, LFM2, VOCABULARY, randomized, tiny_model
 
-VOCABULARY = 96
-COMMON = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": VOCABULARY,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 2048,
-}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24}
-LFM2 = {
-    "hidden_size": 128,
-    "norm_eps": 1e-5,
-    "conv_bias": False,
-    "conv_L_cache": 3,
-    "block_dim": 128,
-    "block_multiple_of": 32,
-    "block_ffn_dim_multiplier": 1.0,
-    "block_auto_adjust_ff_dim": False,
-    "layer_types": ["conv", "full_attention"],
-}
-FALCON = {
-    "mamba_d_ssm": 64,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 16,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 1,
-    "mamba_d_conv": 4,
-    "mamba_expand": 1,
-}
 MAMBA = {
     "state_size": 16,
     "conv_kernel": 4,

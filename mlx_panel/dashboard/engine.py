@@ -11,11 +11,11 @@ import param
 from ..messages import Sample, Snapshot
 from ..parse.volatile import RULES
 from .assets import module
+from .form import Form, FormView
 from .source import EngineState, Source
-from .watching import Face, Watching
 
 
-class EngineView(Face):
+class EngineView(FormView):
     """The browser's half of `EngineForm`: the fields, and the first check of what is typed."""
 
     models = param.List(default=[], doc="`id`, `state` and `pending` of each model.")
@@ -25,14 +25,12 @@ class EngineView(Face):
     rules = param.Dict(
         default={rule.name: rule.description for rule in RULES}, doc="What each rule leaves out."
     )
-    busy = param.Boolean(default=False, doc="Whether Save or Reset is under way.")
     reloading = param.List(default=[], doc="Models that are being loaded anew.")
-    saved = param.Dict(default={}, doc="The last thing that was done: `text`, `count`.")
 
     _esm = module("engine")
 
 
-class EngineForm(Watching):
+class EngineForm(Form):
     """A form of the engine's settings. What is saved holds at once, or from a model's next load on, and is kept."""
 
     view: EngineView
@@ -85,15 +83,5 @@ class EngineForm(Watching):
         finally:
             self.view.reloading = [other for other in self.view.reloading if other != model]
 
-    async def _busy(self, work: Any) -> None:
-        self.view.busy = True
-        try:
-            await work()
-        finally:
-            self.view.busy = False
-
     def _show_state(self, state: EngineState) -> None:
         self.view.param.update(options=msgspec.to_builtins(state.options), own=sorted(state.models))
-
-    def _confirm(self, text: str) -> None:
-        self.view.param.update(saved={"text": text, "count": self.view.saved.get("count", 0) + 1}, notice={})

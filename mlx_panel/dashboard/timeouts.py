@@ -10,21 +10,19 @@ import param
 
 from ..messages import Limit
 from .assets import module
+from .form import Form, FormView
 from .source import Source
-from .watching import Face, Watching
 
 
-class TimeoutsView(Face):
+class TimeoutsView(FormView):
     """The browser's half of `Timeouts`: the form, and the first check of what is typed."""
 
     limits = param.List(default=[], doc="`Limit`s as plain values.")
-    busy = param.Boolean(default=False, doc="Whether Save or Reset is under way.")
-    saved = param.Dict(default={}, doc="The last thing that was done: `text`, `count`.")
 
     _esm = module("timeouts")
 
 
-class Timeouts(Watching):
+class Timeouts(Form):
     """A form of limits in seconds. Saved values hold for the very next request and stay after a restart."""
 
     view: TimeoutsView
@@ -53,15 +51,5 @@ class Timeouts(Watching):
         self._show_limits(await self.source.reset_timeouts())
         self._confirm("Reset. The values set here are forgotten.")
 
-    async def _busy(self, work: Any) -> None:
-        self.view.busy = True
-        try:
-            await work()
-        finally:
-            self.view.busy = False
-
     def _show_limits(self, limits: list[Limit]) -> None:
         self.view.limits = msgspec.to_builtins(limits)
-
-    def _confirm(self, text: str) -> None:
-        self.view.param.update(saved={"text": text, "count": self.view.saved.get("count", 0) + 1}, notice={})

@@ -135,7 +135,7 @@ class Batch:
         for group in ready:
             self._join(group)
             inputs.append(mx.array([row.last_token for row in group.rows], dtype=mx.uint32))
-        self._guesses = self._length(draw)
+        self._guesses = self._length()
         if inputs and not self._guesses:
             self._launch(mx.concatenate(inputs))
 
@@ -167,9 +167,8 @@ class Batch:
             return "stop"
         return "length" if room <= 1 else None
 
-    def _length(self, draw: Draw | None) -> int:
-        """How many tokens the next pass guesses. Only a row whose tokens are all known to it can, and without
-        log-probabilities, which a guess does not have."""
+    def _length(self) -> int:
+        """How many tokens the next pass guesses: none but for a lone row without log-probabilities, which guesses lack."""
         if self._lone is None or len(self.rows) != 1 or self.rows[0].request.logprobs is not None:
             return 0
         return self._lone.length(self.rows[0], self._caches)

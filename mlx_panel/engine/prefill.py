@@ -170,11 +170,12 @@ class Prefill:
 
     def store(self, row: Row, caches: Callable[[], list[Any]]) -> None:
         """Offer the tokens a row has in its caches to the prefix cache."""
-        tokens, prefix = row.tokens()[: row.position], self._prefix_of(row)
-        # An answer that a stop string ended early leaves tokens in the caches that are not its own.
-        if prefix is None or len(tokens) < row.position:
+        prefix = self._prefix_of(row)
+        if prefix is None or not prefix.wants(row.position, row.stored, row.stops):
             return
-        if prefix.wants(row.position, row.stored, row.stops):
+        tokens = row.tokens()[: row.position]
+        # An answer that a stop string ended early leaves tokens in the caches that are not its own.
+        if len(tokens) == row.position:
             prefix.store(tokens, caches())
             row.stored = row.position
 
