@@ -150,7 +150,7 @@ def test_a_full_window_takes_nothing_back(windowed: Any, batched: bool) -> None:
 
 
 def test_a_state_takes_nothing_back() -> None:
-    hybrid = build(lfm2, LFM2)
+    hybrid = build(lfm2, COMMON | {"model_type": "lfm2"} | LFM2)
     expected = plain(hybrid, prefilled(hybrid), likeliest, 10)
     step = SpeculativeStep(hybrid, prefilled(hybrid), Oracle(expected), likeliest)
     assert speculative(step, 10) == (expected, [1] * 10)
