@@ -30,13 +30,14 @@ from .engine import blas
 from .errors import Draining, InvalidParameter, ModelLoadFailed, ModelNotFound, SettingsError, Unavailable
 from .http.house import Visitor
 from .hub.disk import Shelf, hub_cache
-from .messages import Limit, LocalModel, ModelState, Sample, Snapshot
+from .messages import Limit, LocalModel
 from .meter import Meter
 from .pool.pool import ModelPool
 from .pool.process import Worker, WorkerOptions
 from .sampler import Sampler
 from .settings import LIVE_TIMEOUTS, Settings
 from .site import site
+from .snapshot import ModelState, Sample, Snapshot
 from .tuning import EngineOptions
 
 log = logging.getLogger(__name__)

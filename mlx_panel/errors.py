@@ -8,7 +8,10 @@
     │   ├── UnknownField                400  a field outside the vocabulary, where `unknown_fields` says refuse
     │   ├── ContextLengthExceeded       400  prompt and answer do not fit the model's context
     │   ├── EmptyPrompt                 400  nothing to generate from
-    │   └── TemplateError               400  the model's chat template refuses this conversation, or there is none
+    │   ├── TemplateError               400  the model's chat template refuses this conversation, or there is none
+    │   ├── WrongModelKind              400  an embedding model asked to chat, or the other way round
+    │   ├── InvalidGrammar              400  a schema, expression or grammar that cannot be compiled
+    │   └── GrammarTooComplex           400  one that would take more to compile or to follow than the limit
     ├── Forbidden                       403
     │   └── HostRefused                 403  a Host or Origin that does not belong to this server
     ├── NotFound                        404
@@ -110,6 +113,23 @@ class EmptyPrompt(BadRequest):
 class TemplateError(BadRequest):
     code, title = "template_error", "Chat Template Error"
     message = "The model's chat template does not accept this conversation."
+
+
+class WrongModelKind(BadRequest):
+    code, title = "wrong_model_kind", "Wrong Kind of Model"
+    message = "This model does not do what this endpoint is for."
+
+
+class InvalidGrammar(BadRequest):
+    """`numbers` hold `line` and `column` where the place is known."""
+
+    code, title = "invalid_grammar", "Invalid Grammar"
+    message = "What the answer is to be held to cannot be compiled."
+
+
+class GrammarTooComplex(BadRequest):
+    code, title = "grammar_too_complex", "Grammar Too Complex"
+    message = "What the answer is to be held to is too complex: compiling or following it met a limit."
 
 
 class Forbidden(MlxPanelError):

@@ -1,7 +1,8 @@
 """What flows through the house: frozen msgspec structs, and nothing that acts.
 
 Commands go from the server to a worker, events and reports come back; both travel as msgpack over ZeroMQ.
-`AuditRecord` is the one row a request leaves. Nothing here imports another layer; `tuning.py` holds an engine's options.
+`AuditRecord` is the one row a request leaves. Nothing here imports another layer; `request.py` holds what a model is
+asked for, `tuning.py` an engine's options.
 """
 
 from __future__ import annotations
@@ -11,81 +12,23 @@ from typing import Literal
 
 import msgspec
 
+from .request import EmbedRequest, GenerateRequest, Role, StructureKind
+from .request import Function as Function
+from .request import Message as Message
+from .request import PastToolCall as PastToolCall
+from .request import Sampling as Sampling
+from .request import Structure as Structure
+from .request import Thinking as Thinking
+from .request import Tool as Tool
+from .request import Tools as Tools
 from .tuning import CacheFigures, CacheOutcome, CacheReport, EngineOptions
 from .tuning import Limit as Limit
 
-Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 StageName = Literal["queued", "prefill", "decode"]
 Status = Literal["success", "error", "timeout", "cancelled", "rejected"]
+ModelKind = Literal["text", "embedding"]
 BackendType = Literal["local", "openai", "anthropic"]
-
-
-class Function(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A function an assistant turn called; `arguments` is the JSON text the model wrote."""
-
-    name: str
-    arguments: str = "{}"
-
-
-class PastToolCall(msgspec.Struct, frozen=True):
-    """A tool call in a replayed assistant turn."""
-
-    id: str
-    function: Function
-    type: Literal["function"] = "function"
-
-
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a conversation, content already reduced to text."""
-
-    role: Role
-    content: str | None = None
-    name: str | None = None
-    tool_calls: tuple[PastToolCall, ...] = ()
-    tool_call_id: str | None = None
-
-
-class Sampling(msgspec.Struct, frozen=True):
-    """How the next token is chosen. `temperature` 0 is greedy; the other values then have no effect.
-
-    `top_p` in (0, 1], 1 is off; `top_k` 0 is off; `min_p` in [0, 1], 0 is off. `repetition_penalty` (1 is off) looks at
-    prompt and answer, the last `repetition_context` tokens of them, 0 for all; `presence_penalty` and
-    `frequency_penalty` (0 is off) look at the answer. `logit_bias` is added to the logits, by token id. With a `seed`
-    the draws are those of any other request with that seed.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    repetition_context: int = 0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = {}
-    seed: int | None = None
-
-
-class GenerateRequest(msgspec.Struct, frozen=True):
-    """One generation. Exactly one of `messages` (rendered by the chat template) and `prompt` (raw text) is set.
-
-    `max_tokens` None means: up to the model's context. `stop` strings end the answer before themselves.
-    `add_special_tokens` says whether a raw prompt gets the tokenizer's BOS. `logprobs` asks for the log-probability of
-    each token and of so many alternatives (0 to 20). `deterministic` asks for a lane of its own: batch size 1, prompt
-    chunks of a fixed size, nothing restored from the prefix cache, and seed 0 where none is given.
-    """
-
-    id: str
-    model: str
-    messages: tuple[Message, ...] | None = None
-    prompt: str | None = None
-    sampling: Sampling = Sampling()
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    add_special_tokens: bool = True
-    logprobs: int | None = None
-    deterministic: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -105,7 +48,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
-    request: GenerateRequest
+    request: GenerateRequest | EmbedRequest
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -146,41 +89,96 @@ class Stage(msgspec.Struct, frozen=True, tag=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token's log-probability (natural, of the model itself: before temperature, penalties and bias)."""
+    """A token's log-probability (natural, of the model itself: before temperature, penalties, bias and constraints).
+
+    `piece` are its bytes. `logprob` is None for the first token of a prompt, which nothing predicts.
+    """
 
     token: int
     piece: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[TokenLogprob, ...] = ()
+
+
+class Echo(msgspec.Struct, frozen=True, tag=True):
+    """The prompt, for a request with `echo`: told once, before the answer. `logprobs` one a token, if asked for."""
+
+    id: str
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):
     """The next piece of the answer, valid Unicode, never empty; `tokens` completion tokens since the last piece.
 
-    `logprobs` are those of these tokens, for a request that asked.
+    `logprobs` are those of these tokens, for a request that asked. `index` is the number of the choice (0 to n - 1).
     """
 
     id: str
     text: str
     tokens: int = 1
     logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
+
+
+class Reasoning(msgspec.Struct, frozen=True, tag=True):
+    """The next piece of what the model thinks before it answers; like `Text`, without the marks around it."""
+
+    id: str
+    text: str
+    tokens: int = 1
+    index: int = 0
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag=True):
+    """A piece of a tool call. The first of a call has its `name`, all have the next piece of its JSON `arguments`.
+
+    `call` numbers the calls of a choice from 0; pieces of one call follow each other.
+    """
+
+    id: str
+    call: int
+    name: str = ""
+    arguments: str = ""
+    tokens: int = 1
+    index: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer is complete."""
+    """A choice is complete; with `last` all of the request's are, and `usage` is theirs together.
+
+    `calls` counts its tool calls, `broken` what began like one and could not be read: that came as text.
+    """
 
     id: str
     finish_reason: FinishReason
     usage: Usage
+    index: int = 0
+    last: bool = True
+    calls: int = 0
+    broken: int = 0
+
+
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """All vectors of an `EmbedRequest`, in its order: float32, little-endian, `dimensions` each; `truncated` inputs
+    were cut to the model's limit, as asked."""
+
+    id: str
+    vectors: bytes
+    dimensions: int
+    usage: Usage
+    truncated: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The request ended with an error. `code` names a class of `errors.py` (its `code`), `numbers` its figures."""
+    """The request ended with an error. `code` names a class of `errors.py` (its `code`), `numbers` its figures, `field`
+    the parameter at fault where the engine knows it."""
 
     id: str
     code: str
     usage: Usage = Usage()
     numbers: dict[str, int] = {}
+    field: str = ""
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag=True):
@@ -190,7 +188,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
     usage: Usage = Usage()
 
 
-Event = Stage | CacheReport | Text | Done | Failed | Cancelled
+Event = Stage | CacheReport | Echo | Text | Reasoning | ToolCall | Done | Embedded | Failed | Cancelled
 
 
 # --- worker -> server: reports -----------------------------------------------------------------------------
@@ -215,7 +213,12 @@ class Blas(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What a worker learnt of its model. `dtype` is the parameters' dtype or e.g. "4-bit (group 32)"."""
+    """What a worker learnt of its model. `dtype` is the parameters' dtype or e.g. "4-bit (group 32)".
+
+    `kind` says what it is for. `dimensions` is the length of an embedding model's vectors. `reasoning` names the style in
+    which it thinks ("" when it does not), `tools` the dialect in which it calls tools, `template_variables` what its chat
+    template reads beside the conversation, such as "enable_thinking".
+    """
 
     architecture: str
     context_length: int
@@ -225,6 +228,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     dtype: str
     layers: int
     chat_template: bool
+    kind: ModelKind = "text"
+    dimensions: int = 0
+    reasoning: str = ""
+    tools: str = ""
+    template_variables: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -268,7 +276,7 @@ Report = Ready | LoadFailed | Beat | Frame
 
 
 class LocalModel(msgspec.Struct, frozen=True):
-    """A model folder on this machine. `bytes` is the weights' size, `source` one of "folder" and "hub cache"."""
+    """A model folder on this machine. `kind` says what it is for, `bytes` is the weights' size, `source` one of "folder" and "hub cache"."""
 
     id: str
     path: str
@@ -278,6 +286,7 @@ class LocalModel(msgspec.Struct, frozen=True):
     context_length: int
     created: int
     source: str = "folder"
+    kind: ModelKind = "text"
 
 
 # --- the audit row -----------------------------------------------------------------------------------------
@@ -287,7 +296,7 @@ class AuditRecord(msgspec.Struct, frozen=True):
     """The one row a request leaves. No field can hold text of a request or an answer (DESIGN: privacy).
 
     `timestamp` is when the request arrived, aware, UTC. Durations are milliseconds, None where a phase was not
-    reached. `model_requested` is the name asked for when it is known to the server, else "unknown".
+    reached. `choices` are the answers or vectors asked for. `model_requested` is the name asked for when it is known to the server, else "unknown".
     """
 
     request_id: str
@@ -315,80 +324,10 @@ class AuditRecord(msgspec.Struct, frozen=True):
     cache_outcome: CacheOutcome | None = None
     cache_diverged_at: int | None = None
     cache_role: Role | None = None
-
-
-# --- what the dashboard watches -----------------------------------------------------------------------------
-
-ModelStateName = Literal["available", "loading", "ready", "stopping", "failed"]
-
-
-class ModelState(msgspec.Struct, frozen=True):
-    """A model as a person sees it. Sizes are bytes; `memory` is what its worker measured, `disk` its files.
-
-    `pending` names the settings that were changed and hold from the next load on, `cache` is None without a process.
-    """
-
-    id: str
-    state: ModelStateName
-    architecture: str = ""
-    dtype: str = ""
-    context_length: int = 0
-    parameters: int = 0
-    disk: int = 0
-    memory: int = 0
-    running: int = 0
-    queued: int = 0
-    tokens_per_second: float = 0.0
-    pid: int | None = None
-    uptime: float | None = None
-    restarts: int = 0
-    needed: bool = False
-    reason: str = ""
-    pending: tuple[str, ...] = ()
-    cache: CacheFigures | None = None
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The server at one moment. `time` is Unix seconds; rates are per second over the last second.
-
-    `ttft_ms` is the median time to first token of the last minute, None without one. `memory_used` is the sum over
-    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model requests only, and
-    `benchmark_changes` all news of benchmarks, so a page that shows them knows when to look again.
-    """
-
-    time: float
-    requests: int = 0
-    queued: int = 0
-    tokens_per_second: float = 0.0
-    prompt_tokens_per_second: float = 0.0
-    ttft_ms: float | None = None
-    requests_total: int = 0
-    errors_total: int = 0
-    memory_used: int = 0
-    memory_limit: int = 0
-    loop_lag_ms: float = 0.0
-    audit_rows: int = 0
-    benchmark_changes: int = 0
-    draining: bool = False
-    models: tuple[ModelState, ...] = ()
-
-
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One second of the sparklines' history: the numbers of a `Snapshot` that are worth drawing."""
-
-    time: float
-    requests: int
-    queued: int
-    tokens_per_second: float
-    ttft_ms: float | None
-    memory_used: int
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """One page of the audit table, newest first, and how many rows match in all."""
-
-    rows: list[AuditRecord]
-    total: int
+    choices: int = 1
+    tool_calls: int = 0
+    broken_tool_calls: int = 0
+    structure: StructureKind | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode

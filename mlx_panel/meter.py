@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .messages import AuditRecord, ModelState, Sample, Snapshot
+from .messages import AuditRecord
+from .snapshot import ModelState, Sample, Snapshot
 
 Watcher = Callable[[Snapshot, list[Sample] | None], None]
 HISTORY = 120

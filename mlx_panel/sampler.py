@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import psutil
 
-from .messages import LocalModel, ModelState, Sample, Snapshot
+from .messages import LocalModel
 from .meter import History, Meter, Rates, Watcher, total
 from .pool.pool import ModelPool
+from .snapshot import ModelState, Sample, Snapshot
 
 PERIOD = 1.0
 LAG_PERIOD = 0.02

@@ -9,8 +9,9 @@ from typing import Any
 from mlx_panel.bench import Machine, Result, Run, Spread, Summary, TargetInfo, Workload
 from mlx_panel.cache_log import CacheLog
 from mlx_panel.dashboard.recorded import Recorded
-from mlx_panel.messages import AuditRecord, Limit, ModelState, Sample, Snapshot
+from mlx_panel.messages import AuditRecord, Limit
 from mlx_panel.settings import Settings
+from mlx_panel.snapshot import ModelState, Sample, Snapshot
 from mlx_panel.tuning import CacheFigures, CacheRecord, CacheReport, Option
 
 GB = 10**9

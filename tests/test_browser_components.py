@@ -15,7 +15,7 @@ from mlx_panel.dashboard.overview import Overview
 from mlx_panel.dashboard.recorded import Recorded
 from mlx_panel.errors import ModelLoadFailed
 from mlx_panel.job import Order
-from mlx_panel.messages import ModelState
+from mlx_panel.snapshot import ModelState
 
 from .browser import Visit, browser
 from .recorded import MODELS, record, recorded, snapshot

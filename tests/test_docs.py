@@ -20,9 +20,10 @@ from mlx_panel.http.fallback import Fallback
 from mlx_panel.http.openai_messages import MESSAGE_FIELDS, MESSAGE_UNSUPPORTED, NO_EFFECT, OTHER_PARTS, ROLES
 from mlx_panel.http.routes import MODULES
 from mlx_panel.job import Job, Level, Order, Stored
-from mlx_panel.messages import AuditRecord, ModelState, Snapshot
+from mlx_panel.messages import AuditRecord
 from mlx_panel.serve import MlxServe
 from mlx_panel.settings import LIVE_TIMEOUTS, PREFIX, Settings
+from mlx_panel.snapshot import ModelState, Snapshot
 from mlx_panel.tuning import CacheFigures, CacheRecord, CacheReport, Option
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from mlx_panel.errors import (
     Timeout,
 )
 from mlx_panel.http import problem
-from mlx_panel.messages import Sample, Snapshot
+from mlx_panel.snapshot import Sample, Snapshot
 
 from .server import free_port, scripted
 

@@ -8,7 +8,8 @@ from typing import get_args
 import duckdb
 
 from ..errors import InvalidParameter
-from ..messages import AuditPage, AuditRecord, Status
+from ..messages import AuditRecord, Status
+from ..snapshot import AuditPage
 
 MAX_LIMIT = 1000
 

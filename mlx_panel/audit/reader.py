@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from ..errors import AuditError
-from ..messages import AuditPage
+from ..snapshot import AuditPage
 from . import queries
 from .store import AuditStore
 

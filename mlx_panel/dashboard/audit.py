@@ -8,8 +8,8 @@ from typing import Any, get_args
 import msgspec
 import param
 
-from ..messages import Sample, Snapshot
 from ..messages import Status as RequestStatus
+from ..snapshot import Sample, Snapshot
 from .assets import module
 from .source import Source
 from .watching import Face, Watching

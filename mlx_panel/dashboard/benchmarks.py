@@ -13,7 +13,7 @@ from ..bench import Ratio, Result, TargetInfo, compare_results
 from ..bench.columns import notes
 from ..errors import InvalidParameter
 from ..job import Order
-from ..messages import Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from .assets import module
 from .plots import Series, panes, series
 from .source import Source

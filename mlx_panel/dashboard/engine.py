@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import param
 
-from ..messages import Sample, Snapshot
 from ..parse.volatile import RULES
+from ..snapshot import Sample, Snapshot
 from .assets import module
 from .form import Form, FormView
 from .source import EngineState, Source

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from ..messages import Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from .source import Unsubscribe, Watcher, sample, weak
 
 log = logging.getLogger(__name__)

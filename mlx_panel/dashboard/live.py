@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import param
 
-from ..messages import Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from .assets import module
 from .source import Source
 from .watching import Face, Watching

@@ -9,11 +9,12 @@ from ..bench import Result
 from ..benches import Benches
 from ..cache_log import CacheLog
 from ..job import Job, Order, Shelved
-from ..messages import AuditPage, Limit
+from ..messages import Limit
 from ..parse.volatile import RULES
 from ..pool.pool import ModelPool
 from ..sampler import Sampler
 from ..settings import Settings
+from ..snapshot import AuditPage
 from ..tuning import CacheRecord
 from .source import EngineState, RuleState, Unsubscribe, Watcher
 

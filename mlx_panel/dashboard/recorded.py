@@ -12,8 +12,9 @@ import msgspec
 from ..bench import Result
 from ..errors import Conflict, InvalidParameter, ModelNotFound, NotFound, SettingsError
 from ..job import Job, Order, Shelved, stored
-from ..messages import AuditPage, AuditRecord, Limit, ModelState, ModelStateName, Sample, Snapshot
+from ..messages import AuditRecord, Limit
 from ..parse.volatile import RULES
+from ..snapshot import AuditPage, ModelState, ModelStateName, Sample, Snapshot
 from ..tuning import CacheFigures, CacheRecord, Option
 from .source import EngineState, RuleState, Unsubscribe, Watcher, sample, weak
 

@@ -11,7 +11,8 @@ import msgspec
 from ..bench import Result
 from ..errors import BY_CODE, MlxPanelError, ServerUnreachable
 from ..job import Job, Order, Shelved, Stored
-from ..messages import AuditPage, Limit
+from ..messages import Limit
+from ..snapshot import AuditPage
 from ..tuning import CacheRecord
 from .feed import Feed
 from .source import EngineState, RuleState, Unsubscribe, Watcher

@@ -16,7 +16,8 @@ import msgspec
 
 from ..bench import Result
 from ..job import Job, Order, Shelved
-from ..messages import AuditPage, Limit, Sample, Snapshot
+from ..messages import Limit
+from ..snapshot import AuditPage, Sample, Snapshot
 from ..tuning import CacheRecord, Option
 
 Watcher = Callable[[Snapshot, list[Sample] | None], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import param
 
-from ..messages import Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from .assets import module
 from .source import Source
 from .watching import Face, Watching

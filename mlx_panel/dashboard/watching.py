@@ -11,7 +11,7 @@ import param
 from bokeh.application.application import SessionContext
 
 from ..errors import MlxPanelError
-from ..messages import Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from .source import Source, Unsubscribe
 
 Work = Callable[[], Coroutine[Any, Any, None]]

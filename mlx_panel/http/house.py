@@ -10,10 +10,11 @@ from ..audit.store import AuditStore
 from ..benches import Benches
 from ..cache_log import CacheLog
 from ..errors import MlxPanelError
-from ..messages import Limit, ModelState, Sample, Snapshot
+from ..messages import Limit
 from ..meter import Meter
 from ..pool.pool import ModelPool
 from ..settings import Settings
+from ..snapshot import ModelState, Sample, Snapshot
 
 
 class House(Protocol):

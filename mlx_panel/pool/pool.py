@@ -13,7 +13,8 @@ import msgspec
 import param
 
 from ..errors import Draining, MlxPanelError, ModelLoadFailed
-from ..messages import Forget, LocalModel, ModelState, ModelStateName
+from ..messages import Forget, LocalModel
+from ..snapshot import ModelState, ModelStateName
 from ..tuning import EngineOptions
 from .process import Worker
 
