@@ -36,9 +36,14 @@ class Parser(Protocol):
     one and was none: that came as `Said`, byte for byte.
     """
 
-    thinking: bool
-    calls: int
-    broken: int
+    @property
+    def thinking(self) -> bool: ...
+
+    @property
+    def calls(self) -> int: ...
+
+    @property
+    def broken(self) -> int: ...
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that became certain. None is empty, and two of the same kind and call are not neighbours."""
