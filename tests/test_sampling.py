@@ -19,6 +19,7 @@ from mlx_lm.sample_utils import (
     make_sampler,
 )
 
+from mlx_panel.engine.guide import GuideLost, Mask, only
 from mlx_panel.engine.sampling import DeviceSampler, HostSampler, RowSpec, Sampler, Taken, check, sampler
 from mlx_panel.errors import InvalidParameter
 from mlx_panel.messages import Sampling
@@ -479,3 +480,191 @@ def test_values_out_of_range_are_refused_and_all_others_can_be_drawn_with(
         sampling = Sampling(**({"repetition_penalty": 1.1} | {field: value}))
         check(sampling)
         assert 0 <= answer(form, RowSpec(sampling, (1, 2)), logits_of(3))[-1] < VOCAB
+
+
+@pytest.mark.parametrize("kind", [HostSampler, DeviceSampler])
+def test_penalties_stay_with_their_rows_when_others_take_the_place_of_one_that_left(kind: type) -> None:
+    """The last row moves into the place of one that leaves, so the order of the batch is not that of joining."""
+    rng = np.random.default_rng(5)
+    steps = [rng.normal(size=(4, 64)).astype(np.float32) for _ in range(12)]
+    specs = [
+        RowSpec(Sampling(temperature=0.0)),
+        RowSpec(Sampling(temperature=0.0, repetition_penalty=1.8, presence_penalty=1.0), (1, 2, 3)),
+        RowSpec(Sampling(temperature=0.0, frequency_penalty=2.0, logit_bias={7: 3.0}), (4, 5)),
+        RowSpec(Sampling(temperature=0.0, repetition_penalty=2.5), (6, 7, 8)),
+    ]
+    alone = []
+    for row, spec in enumerate(specs):
+        single = kind()
+        single.join([spec])
+        alone.append([single.begin(mx.array(step[row : row + 1])).take().ids[0] for step in steps])
+    together, order = kind(), [0, 1, 2, 3]
+    together.join(specs)
+    for at, step in enumerate(steps):
+        drawn = together.begin(mx.array(step[order])).take().ids
+        assert drawn == [alone[row][at] for row in order]
+        if at in (3, 7):
+            keep = [0, len(order) - 1, *range(2, len(order) - 1)] if at == 3 else [len(order) - 1, 1]
+            order = [order[row] for row in keep]
+            together.keep(keep)
+
+
+class Scripted:
+    """A guide that follows a script of masks and writes down what it is told. Lost when told of a token in `fatal`."""
+
+    def __init__(self, masks: Sequence[Sequence[int] | None], vocab: int = VOCAB, fatal: Sequence[int] = ()):
+        self.masks, self.vocab, self.fatal = list(masks), vocab, fatal
+        self.told: list[int] = []
+
+    def mask(self) -> Mask | None:
+        allowed = self.masks[min(len(self.told), len(self.masks) - 1)]
+        return None if allowed is None else only(allowed, self.vocab)
+
+    def accept(self, token: int) -> None:
+        self.told.append(token)
+        if token in self.fatal:
+            raise GuideLost
+
+    def copy(self) -> Scripted:
+        return Scripted(self.masks, self.vocab, self.fatal)
+
+
+GUIDED = [
+    Sampling(temperature=0),
+    Sampling(seed=1),
+    Sampling(seed=2, top_k=3, temperature=0.7),
+    Sampling(seed=3, top_p=0.6, repetition_penalty=1.4),
+    Sampling(seed=4, top_p=0.8, top_k=5, min_p=0.01, presence_penalty=1.0, logit_bias={9: 2.0}),
+    Sampling(temperature=0, frequency_penalty=1.0),
+]
+ALLOWED = [[3, 9, 31, 32, 63], [9], None, [0, 1, 2, 40]]
+
+
+@FORMS
+@pytest.mark.parametrize("sampling", GUIDED, ids=str)
+def test_a_guided_row_draws_what_is_allowed_and_tells_its_guide_once(
+    form: type[Any], sampling: Sampling
+) -> None:
+    guide = Scripted(ALLOWED)
+    tokens = answer(form, RowSpec(sampling, (1, 2), guide=guide), logits_of(12))
+    assert guide.told == tokens
+    for token, allowed in zip(tokens, [*ALLOWED, *[ALLOWED[-1]] * 8], strict=True):
+        assert allowed is None or token in allowed
+
+
+@FORMS
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7, 0.8), Sampling(top_k=4), Sampling(1.5, min_p=0.1)]
+)
+def test_guided_draws_have_the_distribution_of_what_is_left(form: type[Any], sampling: Sampling) -> None:
+    """Bias, then the mask, then `top_p` and its kind: they look at the tokens that are allowed."""
+    allowed = [1, 5, 6, 31, 32, 50, 63]
+    logits = logits_of(1)[0]
+    left = np.full(VOCAB, -np.inf, np.float32)
+    left[allowed] = logits[allowed]
+    made = form()
+    made.join([RowSpec(with_seed(sampling, row), guide=Scripted([allowed])) for row in range(4_000)])
+    drawn = made.begin(mx.broadcast_to(mx.array(logits), (4_000, VOCAB))).take().ids
+    assert surprise(np.bincount(drawn, minlength=VOCAB), expected(left, sampling)) < 4
+
+
+@FORMS
+def test_guided_and_free_rows_draw_the_same_whoever_is_beside_them(form: type[Any]) -> None:
+    """Rows come and go, guided rows leave with a draw open; every guide is told what its row was told."""
+    logits = np.stack([logits_of(8, seed=step) for step in range(10)])
+    samplings = [*GUIDED, Sampling(seed=8, top_p=0.9), Sampling(temperature=0)]
+    alone = []
+    for row, sampling in enumerate(samplings):
+        guide = Scripted(ALLOWED) if row < len(GUIDED) else None
+        alone.append(answer(form, RowSpec(sampling, (row,), guide=guide), logits[:, row]))
+    guides = [Scripted(ALLOWED) for _ in GUIDED]
+    specs = [
+        RowSpec(sampling, (row,), guide=guides[row] if row < len(GUIDED) else None)
+        for row, sampling in enumerate(samplings)
+    ]
+    made, present, told = form(), list(range(5)), [0] * 8
+    made.join(specs[:5])
+    for step in range(6):
+        draw = made.begin(mx.array(np.stack([logits[told[row], row] for row in present])))
+        here = list(present)
+        if step == 2:
+            # Row 1 leaves, and the last one takes its place.
+            made.keep([0, 4, 2, 3])
+            present = [0, 4, 2, 3]
+        if step == 4:
+            made.join(specs[5:])
+            present += [5, 6, 7]
+        assert draw.inputs().tolist() == draw.take().ids == [alone[row][told[row]] for row in here]
+        for row in here:
+            told[row] += 1
+    assert told == [6, 3, 6, 6, 6, 1, 1, 1]
+    told[1] -= 1  # Its guide was not told of the draw that was open when it left.
+    for row, guide in enumerate(guides):
+        assert guide.told == alone[row][: told[row]]
+
+
+@FORMS
+def test_a_guide_is_not_told_of_a_draw_that_its_row_left(form: type[Any]) -> None:
+    guides = [Scripted([[4, 5]]), Scripted([[6, 7]])]
+    made = form()
+    made.join([RowSpec(Sampling(seed=1), guide=guide) for guide in guides])
+    draw = made.begin(mx.array(logits_of(2)))
+    made.keep([1])
+    made.begin(mx.array(logits_of(1))).take()
+    assert draw.take().ids[1] == guides[1].told[0]
+    assert guides[0].told == []
+    assert len(guides[1].told) == 2
+
+
+@FORMS
+@pytest.mark.parametrize(
+    "trouble", ["nothing is allowed", "the guide is lost", "the mask is too narrow", "NaN"]
+)
+def test_a_row_whose_guide_has_no_way_on_is_bad_alone(form: type[Any], trouble: str) -> None:
+    logits = logits_of(3)
+    guide: Scripted = Scripted([[5], []])
+    if trouble == "the guide is lost":
+        guide = Scripted([[5], [6]], fatal=[5])
+    elif trouble == "the mask is too narrow":
+        guide = Scripted([[5], [32]], vocab=32)
+        guide.masks[1] = []
+    beside = [Scripted([[1], [2]]), Scripted([None])]
+    made = form()
+    made.join(
+        [RowSpec(Sampling(seed=row), guide=one) for row, one in enumerate([beside[0], guide, beside[1]])]
+    )
+    first = made.begin(mx.array(logits)).take()
+    assert first.bad == []
+    assert first.ids[:2] == [1, 5]
+    if trouble == "NaN":
+        guide.masks[1] = [6]
+        logits[1, 40] = np.nan
+    second = made.begin(mx.array(logits)).take()
+    assert second.bad == [1]
+    assert second.ids[:2] == [2, 0]
+    assert guide.told == [5]
+    assert len(beside[1].told) == 2
+
+
+@FORMS
+def test_tokens_beyond_a_mask_are_not_allowed_and_logprobs_are_the_models_own(form: type[Any]) -> None:
+    """Logits are often wider than the vocabulary, by what makes their number a round one."""
+    logits = np.zeros((2, 100), np.float32)
+    logits[:, 90] = 50.0
+    logits[:, 7] = 1.0
+    made = form()
+    made.join(
+        [RowSpec(Sampling(temperature=0), logprobs=1, guide=Scripted([range(64)])), RowSpec(Sampling(0.0))]
+    )
+    taken = made.begin(mx.array(logits)).take()
+    assert taken.ids == [7, 90]
+    assert taken.logprobs[0].logprob == pytest.approx(-49, abs=1e-4)
+    assert taken.logprobs[0].top[0][0] == 90
+
+
+def test_a_plan_with_guides_is_never_lazy_on_the_host() -> None:
+    made = HostSampler()
+    made.join([RowSpec(Sampling(temperature=0), guide=Scripted([[3]]))])
+    draw = made.begin(mx.array(logits_of(1)))
+    assert not draw.lazy
+    assert draw.inputs().tolist() == [3]

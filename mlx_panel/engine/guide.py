@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,15 @@ class GuideLost(Exception):
     """A guide has no way on: a limit of its grammar's parser was met."""
 
 
+def stuck(guide: Guide) -> bool:
+    """Whether a guide has no way on."""
+    try:
+        mask = guide.mask()
+    except GuideLost:
+        return True
+    return mask is not None and not mask.any()
+
+
 def words(vocabulary: int) -> int:
     """The words of a mask over so many tokens."""
     return -(-vocabulary // 32)
@@ -48,7 +57,7 @@ def only(tokens: Sequence[int], vocabulary: int) -> Mask:
 
 
 class Together:
-    """Several guides at once: what all of them allow."""
+    """Several guides at once: what all of them allow; where that is nothing, what the last of them allows."""
 
     def __init__(self, guides: Sequence[Guide]):
         self._guides = tuple(guides)
@@ -58,7 +67,10 @@ class Together:
 
     def mask(self) -> Mask | None:
         masks = [mask for guide in self._guides if (mask := guide.mask()) is not None]
-        return np.bitwise_and.reduce(masks) if len(masks) > 1 else masks[0] if masks else None
+        if len(masks) < 2:
+            return masks[0] if masks else None
+        allowed: Mask = np.bitwise_and.reduce(masks)
+        return allowed if allowed.any() else masks[-1]
 
     def accept(self, token: int) -> None:
         for guide in self._guides:
@@ -88,3 +100,65 @@ class Unended:
         other = object.__new__(Unended)
         other._left, other._mask = self._left, self._mask
         return other
+
+
+class Budget:
+    """Ends reasoning after `budget` tokens by saying its closing mark.
+
+    `piece` gives a token's bytes, marks included; `open` and `close` are the marks, `closing` the tokens of the second.
+    `thinking` says that the answer begins inside reasoning.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        *,
+        open: bytes,
+        close: bytes,
+        closing: Sequence[int],
+        piece: Callable[[int], bytes],
+        thinking: bool,
+        vocabulary: int,
+    ):
+        self._left = budget
+        self._open, self._close, self._closing, self._piece = open, close, tuple(closing), piece
+        self._thinking: bool | None = thinking or None  # None: it has not begun to speak
+        self._said = b""
+        self._forced = 0
+        self._vocabulary = vocabulary
+
+    def __repr__(self) -> str:
+        return f"<Budget {self._left} tokens left, thinking={self._thinking}>"
+
+    def mask(self) -> Mask | None:
+        if not self._thinking or self._left > 0:
+            return None
+        return only([self._closing[self._forced]], self._vocabulary)
+
+    def accept(self, token: int) -> None:
+        if self._thinking is False:
+            return
+        if self._thinking and self._left <= 0:
+            self._forced += 1
+            self._thinking = self._forced < len(self._closing)
+            return
+        self._said += self._piece(token)
+        if self._thinking is None:
+            self._begin()
+        if self._thinking:
+            self._left -= 1
+            self._thinking = self._close not in self._said
+            self._said = self._said[-len(self._close) :]
+
+    def copy(self) -> Budget:
+        other = object.__new__(Budget)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def _begin(self) -> None:
+        """Whether the first words are the opening mark; undecided while they may become it."""
+        said = self._said.lstrip()
+        if said.startswith(self._open):
+            self._thinking, self._said = True, said[len(self._open) :]
+        elif not self._open.startswith(said):
+            self._thinking = False

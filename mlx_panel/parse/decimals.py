@@ -91,6 +91,18 @@ def tightened(given: Mapping[str, Any], unit: float) -> dict[str, Any]:
     return kept
 
 
+def bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with an end to its integers: those that every reader of JSON takes exactly, 2**53 either way.
+
+    A weak model would else write digits until the answer is cut.
+    """
+    kinds = schema.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds or ()
+    if "integer" not in kinds or "number" in kinds or "enum" in schema or "const" in schema:
+        return schema
+    return {**schema, "minimum": schema.get("minimum", -EXACT), "maximum": schema.get("maximum", EXACT)}
+
+
 def empty(given: Mapping[str, Any]) -> bool:
     """Whether no number is within the inclusive bounds."""
     return bool(given.get("minimum", -EXACT) > given.get("maximum", EXACT))

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# In one answer: a weak model would else repeat itself until its context is full.
+MOST_CALLS = 32
 # The string that Lark source begins with.
 _PLAIN = re.compile(r'("(?:[^"\\]|\\.)*")\s*')
 # The signs of a regular expression, a class being one.
@@ -22,8 +24,8 @@ def either(rules: Sequence[str]) -> str:
 
 
 def listed(item: str, separator: str, *, several: bool) -> str:
-    """One `item`, or with `several` more of them with `separator` between."""
-    return f"{item} ({separator} {item})*" if several else item
+    """One `item`, or with `several` up to `MOST_CALLS` of them with `separator` between."""
+    return f"{item} ({separator} {item}){{0,{MOST_CALLS - 1}}}" if several else item
 
 
 def joined(rule: str, items: Sequence[tuple[str, bool]], separator: str) -> list[str]:

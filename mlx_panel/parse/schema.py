@@ -129,7 +129,7 @@ class Lowering:
                 made |= take(given, made, path, depth)
         if _meets(made):
             self._meet(made, path, before)
-        return made
+        return decimals.bounded(made)
 
     def _meet(self, made: dict[str, Any], path: str, before: int) -> None:
         """Several schemas speak of one value."""

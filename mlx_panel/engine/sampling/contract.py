@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 
 from ...messages import Sampling
+from ..guide import Guide
 
 # Below this, half precision overflows in logits / temperature; the most likely token wins there anyway.
 GREEDY_BELOW = 1e-3
@@ -19,13 +20,15 @@ class RowSpec(NamedTuple):
 
     `sampling` has passed `check`. `prompt` is looked at by the repetition penalty, `answer` holds the tokens generated
     already: the next draw is number len(answer). `logprobs` is the number of alternatives to tell of (0 to 20), None
-    for a row that did not ask.
+    for a row that did not ask. `guide` says what may be drawn, and is told of each token that was, once; with a guide
+    that allows nothing or is lost the row is bad, alone.
     """
 
     sampling: Sampling
     prompt: Sequence[int] = ()
     answer: Sequence[int] = ()
     logprobs: int | None = None
+    guide: Guide | None = None
 
     @property
     def greedy(self) -> bool:
@@ -34,6 +37,11 @@ class RowSpec(NamedTuple):
     @property
     def edits(self) -> bool:
         """Whether this row's logits are changed before the draw."""
+        return self.weighs or self.guide is not None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether bias or penalties change them."""
         return bool(self.sampling.logit_bias) or self.counts
 
     @property
@@ -98,7 +106,7 @@ class Sampler(Protocol):
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows (ascending) and drop the rest."""
+        """Keep these rows, in this order, and drop the rest."""
         ...
 
     def begin(self, logits: mx.array) -> Draw:

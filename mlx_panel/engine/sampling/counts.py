@@ -81,7 +81,7 @@ class Counts:
         values = mx.where(values < 0, values * factor, values / factor)
         values = values - self._past.often * self._column("frequency_penalty")
         values = values - (self._past.often > 0) * self._column("presence_penalty")
-        if len(self._rows) == len(logits):
+        if self._rows == list(range(len(logits))):
             return values
         edited = logits + 0
         edited[rows] = values

@@ -15,6 +15,7 @@ import numpy as np
 
 from .contract import RowLogprobs, RowSpec, Taken
 from .counts import Counts
+from .led import Led, applying, kept, packed
 from .streams import Streams
 
 # As in the CPU's form, so that both find the same token.
@@ -42,10 +43,14 @@ class _Plan(NamedTuple):
     open: _Open | None = None
     chosen: Any = None
     asked: tuple[tuple[int, int], ...] = ()
+    guided: tuple[tuple[int, Led], ...] = ()
 
 
 class DeviceSampler:
     """Draws on mlx's default device. See `contract.Sampler`; `inputs()` of its draws never waits.
+
+    With guides `begin` launches the forward pass, waits for the tokens of the draw before, and asks the guides while
+    the device computes.
 
     A row's uniforms are those of the CPU's form, and a row without `top_p`, `top_k` and `min_p` gets the same token
     there, rounding aside. A draw takes the first two of them.
@@ -55,6 +60,9 @@ class DeviceSampler:
         self._specs: list[RowSpec] = []
         self._streams = Streams()
         self._counts = Counts()
+        self._led: list[Led | None] = []
+        self._open: DeviceDraw | None = None
+        self._apply = applying()
         self._plan = _Plan()
 
     def __len__(self) -> int:
@@ -66,13 +74,15 @@ class DeviceSampler:
     def join(self, rows: Sequence[RowSpec]) -> None:
         self._streams.join(rows)
         for spec in rows:
-            if spec.edits:
+            if spec.weighs:
                 self._counts.join(len(self._specs), spec)
             self._specs.append(spec)
+            self._led.append(None if spec.guide is None else Led(spec.guide))
         self._plan = self._planned()
 
     def keep(self, rows: Sequence[int]) -> None:
         self._specs = [self._specs[row] for row in rows]
+        self._led = kept(self._led, rows)
         self._streams.keep(rows)
         self._counts.keep(rows)
         self._plan = self._planned()
@@ -82,6 +92,8 @@ class DeviceSampler:
         edited = self._counts.apply(raw)
         uniforms = self._streams.draw()
         plan = self._plan
+        if plan.guided:
+            edited = self._allowed(edited)
         tokens = mx.argmax(edited, axis=-1).astype(mx.int32)
         # What NaN does to a largest value differs between devices.
         bad = ~(mx.isfinite(mx.max(edited, axis=-1)) & ~mx.any(mx.isnan(edited), axis=-1))
@@ -90,18 +102,36 @@ class DeviceSampler:
             tokens[plan.open.rows] = drawn
         tokens = mx.where(bad, 0, tokens)
         self._counts.record(tokens)
-        draw = DeviceDraw(tokens, bad, plan.asked, _logprobs(raw, tokens, plan.asked))
+        draw = DeviceDraw(tokens, bad, plan, _logprobs(raw, tokens, plan.asked))
         mx.async_eval(tokens, bad, *draw.extra, *self._counts.arrays())
+        self._open = draw if plan.guided else None
         return draw
+
+    def _allowed(self, logits: mx.array) -> mx.array:
+        """`logits` (rows, vocabulary) under the guides' masks."""
+        mx.async_eval(logits)
+        if self._open is not None:
+            self._open.advance()
+        told = [(row, led.mask()) for row, led in self._plan.guided]
+        held = [(row, mask) for row, mask in told if mask is not None]
+        if not held:
+            return logits
+        masks = packed([mask for _, mask in held], logits.shape[-1])
+        if len(held) == len(logits):
+            return self._apply(logits, masks)
+        rows = mx.array([row for row, _ in held])
+        changed = logits + 0
+        changed[rows] = self._apply(logits[rows], masks)
+        return changed
 
     def _planned(self) -> _Plan:
         chosen = [row for row, spec in enumerate(self._specs) if not spec.greedy]
         asked = tuple(
             (row, spec.logprobs) for row, spec in enumerate(self._specs) if spec.logprobs is not None
         )
-        return _Plan(
-            len(self), _open(chosen, self._specs) if chosen else None, np.array(chosen, np.intp), asked
-        )
+        guided = tuple((row, led) for row, led in enumerate(self._led) if led is not None)
+        opened = _open(chosen, self._specs) if chosen else None
+        return _Plan(len(self), opened, np.array(chosen, np.intp), asked, guided)
 
 
 def _open(rows: list[int], specs: Sequence[RowSpec]) -> _Open:
@@ -127,12 +157,13 @@ class DeviceDraw:
         self,
         tokens: mx.array,
         bad: mx.array,
-        asked: tuple[tuple[int, int], ...],
+        plan: _Plan,
         extra: tuple[mx.array, ...],
     ):
         self._tokens = tokens
         self._bad = bad
-        self._asked = asked
+        self._asked = plan.asked
+        self._guided = plan.guided
         self.extra = extra
 
     def __repr__(self) -> str:
@@ -141,7 +172,18 @@ class DeviceDraw:
     def inputs(self) -> mx.array:
         return self._tokens
 
+    def advance(self) -> None:
+        """Tell the guides what was drawn, unless that has been done. Waits for the tokens."""
+        guided, self._guided = self._guided, ()
+        if guided:
+            ids: Any = self._tokens.tolist()
+            flags: Any = self._bad.tolist()
+            for row, led in guided:
+                if not flags[row]:
+                    led.accept(ids[row])
+
     def take(self) -> Taken:
+        self.advance()
         ids: Any = self._tokens.tolist()
         flags: Any = self._bad.tolist()
         told: dict[int, RowLogprobs] = {}

@@ -5,7 +5,7 @@ Measured on a CPU, numpy's exp, argmax and sums are 10 to 30 times as fast as ml
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from . import pick
 from .contract import RowLogprobs, RowSpec, Taken
+from .led import Led, Spread, kept
 from .penalties import Edit, Penalties
 from .streams import Streams
 
@@ -34,6 +35,14 @@ class _Group(NamedTuple):
     shape: pick.Shape
 
 
+class _Guided(NamedTuple):
+    """A row that follows a guide; `slot` counts the edited rows."""
+
+    row: int
+    slot: int
+    led: Led
+
+
 class _Plan(NamedTuple):
     """What a draw has to do; never changed, so a draw keeps the one it was begun with."""
 
@@ -42,6 +51,7 @@ class _Plan(NamedTuple):
     edited: NDArray[np.intp] = np.zeros(0, np.intp)
     serials: NDArray[np.int64] = np.zeros(0, np.int64)
     asked: tuple[tuple[int, int], ...] = ()
+    guided: tuple[_Guided, ...] = ()
 
     @property
     def lazy(self) -> bool:
@@ -55,12 +65,14 @@ class HostSampler:
 
     def __init__(self) -> None:
         self._specs: list[RowSpec] = []
+        self._led: list[Led | None] = []
         self._serials: list[int] = []
         self._joined = 0
         self._streams = Streams()
         self._penalties = Penalties()
         self._plan = _Plan()
         self._scratch = pick.Scratch(0)
+        self._spread = Spread()
         self._open: HostDraw | None = None
 
     def __len__(self) -> int:
@@ -75,6 +87,7 @@ class HostSampler:
         serials = range(self._joined, self._joined + len(rows))
         self._joined += len(rows)
         self._specs += rows
+        self._led += [None if spec.guide is None else Led(spec.guide) for spec in rows]
         self._serials += serials
         self._penalties.join(
             [(serial, spec) for serial, spec in zip(serials, rows, strict=True) if spec.edits]
@@ -83,6 +96,7 @@ class HostSampler:
 
     def keep(self, rows: Sequence[int]) -> None:
         self._specs = [self._specs[row] for row in rows]
+        self._led = kept(self._led, rows)
         self._serials = [self._serials[row] for row in rows]
         self._streams.keep(rows)
         self._penalties.keep(np.array(self._serials, np.int64))
@@ -90,14 +104,14 @@ class HostSampler:
 
     def begin(self, logits: mx.array) -> HostDraw:
         if self._open is not None:
-            # Its tokens count for this draw's penalties.
+            # Its tokens count for this draw's penalties and guides.
             self._open.settle()
         plan = self._plan
         uniforms = self._streams.draw()
         edit = self._penalties.edit() if plan.edited.size else None
         if logits.shape[-1] != self._scratch.vocab:
             self._scratch = pick.Scratch(logits.shape[-1])
-        draw = HostDraw(logits, plan, uniforms, self._scratch, edit, self._penalties)
+        draw = HostDraw(logits, plan, uniforms, self._scratch, edit, self._penalties, self._spread)
         self._open = draw if edit is not None else None
         return draw
 
@@ -105,12 +119,16 @@ class HostSampler:
         members: dict[_Kind, list[int]] = {}
         for row, spec in enumerate(self._specs):
             members.setdefault(_kind(spec), []).append(row)
-        edited = np.flatnonzero([spec.edits for spec in self._specs])
-        groups = tuple(_group(kind, rows, edited, self._specs) for kind, rows in members.items())
+        # In the order in which they joined, which is that of the penalties: rows that leave change the batch's.
+        chosen = [row for row, spec in enumerate(self._specs) if spec.edits]
+        slots = {row: slot for slot, row in enumerate(sorted(chosen, key=self._serials.__getitem__))}
+        edited = np.array(list(slots), np.intp)
+        groups = tuple(_group(kind, rows, slots, self._specs) for kind, rows in members.items())
         asked = tuple(
             (row, spec.logprobs) for row, spec in enumerate(self._specs) if spec.logprobs is not None
         )
-        return _Plan(len(self), groups, edited, np.array(self._serials, np.int64)[edited], asked)
+        guided = tuple(_Guided(row, slots[row], led) for row, led in enumerate(self._led) if led is not None)
+        return _Plan(len(self), groups, edited, np.array(self._serials, np.int64)[edited], asked, guided)
 
 
 class _Kind(NamedTuple):
@@ -129,9 +147,11 @@ def _kind(spec: RowSpec) -> _Kind:
     return _Kind(method, spec.edits, spec.sampling.top_p < 1, spec.sampling.temperature == 1)
 
 
-def _group(kind: _Kind, rows: list[int], edited: NDArray[np.intp], specs: Sequence[RowSpec]) -> _Group:
+def _group(kind: _Kind, rows: list[int], slots: Mapping[int, int], specs: Sequence[RowSpec]) -> _Group:
+    if kind.edited:
+        rows = sorted(rows, key=slots.__getitem__)
     chosen = np.array(rows, np.intp)
-    at = np.searchsorted(edited, chosen) if kind.edited else chosen
+    at = np.array([slots[row] for row in rows], np.intp) if kind.edited else chosen
     return _Group(kind.method, kind.edited, chosen, at, shape([specs[row] for row in rows]))
 
 
@@ -159,6 +179,7 @@ class HostDraw:
         scratch: pick.Scratch,
         edit: Edit | None,
         penalties: Penalties,
+        spread: Spread,
     ):
         self._logits = _readable(logits)
         self._plan = plan
@@ -166,9 +187,12 @@ class HostDraw:
         self._scratch = scratch
         self._edit = edit
         self._penalties = penalties
+        self._spread = spread
         self._picked: pick.Picked | None = None
         self._inputs: mx.array | None = mx.argmax(logits, axis=-1) if plan.lazy else None
         mx.async_eval(self._logits if self._inputs is None else [self._logits, self._inputs])
+        # The guides work while the logits are computed.
+        self._masks = [guided.led.mask() for guided in plan.guided]
 
     def __repr__(self) -> str:
         return f"<HostDraw {self._plan.rows} rows, {'open' if self._picked is None else 'drawn'}>"
@@ -195,16 +219,16 @@ class HostDraw:
             if self._edit is not None:
                 tokens = self._picked.ids[self._plan.edited]
                 self._penalties.record(self._plan.serials, tokens)
+            for row, _, led in self._plan.guided:
+                if not self._picked.bad[row]:
+                    led.accept(int(self._picked.ids[row]))
         return self._picked
 
     def _pick(self, logits: NDArray[np.float32]) -> pick.Picked:
         plan = self._plan
         if plan.lazy:
             return _checked(logits, _view(self.inputs()))
-        edited = logits
-        if self._edit is not None:
-            edited = logits[plan.edited]
-            self._edit.apply(edited)
+        edited = logits if self._edit is None else self._edited(self._edit, logits)
         ids, bad = np.zeros(plan.rows, np.intp), np.zeros(plan.rows, bool)
         for group in plan.groups:
             source = edited if group.edited else logits
@@ -214,6 +238,15 @@ class HostDraw:
                 ids[rows], bad[rows] = self._chunk(group, source, part)
         ids[bad] = 0
         return pick.Picked(ids, bad)
+
+    def _edited(self, edit: Edit, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The edited rows, as they are drawn from."""
+        edited: NDArray[np.float32] = logits[self._plan.edited]
+        edit.apply(edited)
+        for (_, slot, _), mask in zip(self._plan.guided, self._masks, strict=True):
+            if mask is not None:
+                self._spread(edited[slot], mask)
+        return edited
 
     def _chunk(self, group: _Group, source: NDArray[np.float32], part: slice) -> pick.Picked:
         logits = _rows(source, group.at[part])
