@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from .messages import AuditRecord
+from .messages import AuditRecord, ModelKind
 from .tuning import CacheFigures
 
 ModelStateName = Literal["available", "loading", "ready", "stopping", "failed"]
@@ -16,6 +16,8 @@ class ModelState(msgspec.Struct, frozen=True):
     """A model as a person sees it. Sizes are bytes; `memory` is what its worker measured, `disk` its files.
 
     `pending` names the settings that were changed and hold from the next load on, `cache` is None without a process.
+    `kind` says what it is for, `reasoning` in which style it reasons ("" when it does not) and `tools` in which dialect
+    it calls tools, both once it was loaded.
     """
 
     id: str
@@ -36,6 +38,9 @@ class ModelState(msgspec.Struct, frozen=True):
     reason: str = ""
     pending: tuple[str, ...] = ()
     cache: CacheFigures | None = None
+    kind: ModelKind = "text"
+    reasoning: str = ""
+    tools: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

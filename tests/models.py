@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ SENTENCES = (
 )
 
 
-def tokenizer(folder: Path, template: str | None = CHATML) -> int:
-    """Write a byte-level BPE tokenizer: any text can be encoded, `<think>` is added and not special. Its size."""
+def tokenizer(folder: Path, template: str | None = CHATML, marks: Sequence[str] = ("<think>",)) -> int:
+    """Write a byte-level BPE tokenizer: any text can be encoded, `marks` are added and not special. Its size."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -76,7 +77,7 @@ def tokenizer(folder: Path, template: str | None = CHATML) -> int:
         show_progress=False,
     )
     made.train_from_iterator(SENTENCES * 2, trainer)
-    made.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    made.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
     made.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -98,13 +99,14 @@ def tiny_model(
     quantize: int | None = None,
     context: int = 1024,
     template: str | None = CHATML,
+    marks: Sequence[str] = ("<think>",),
 ) -> Path:
     """Write a random llama that `mlx_lm.load` opens; `quantize` is a number of bits. Returns the folder.
 
     `vocab` None pads the tokenizer's size to a multiple of 32, as real models do.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    size = tokenizer(folder, template)
+    size = tokenizer(folder, template, marks)
     config = {
         "model_type": "llama",
         "hidden_size": hidden,

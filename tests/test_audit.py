@@ -141,9 +141,9 @@ def test_text_columns_are_the_allowed_ones(path, open_store):
     open_store().close()
     found = columns(path)
     assert {name for name, kind in found.items() if kind == "VARCHAR"} == set(TEXT_COLUMNS)
-    plain = {"VARCHAR", "TIMESTAMP", "SMALLINT", "BIGINT", "DOUBLE", "BOOLEAN"}
+    plain = {"VARCHAR", "TIMESTAMP", "SMALLINT", "INTEGER", "BIGINT", "DOUBLE", "BOOLEAN"}
     closed = {name for name, kind in found.items() if kind not in plain}
-    assert closed == {"status", "backend_type", "cache_outcome", "cache_role"}
+    assert closed == {"status", "backend_type", "cache_outcome", "cache_role", "structure"}
 
 
 @pytest.mark.parametrize(("column", "vocabulary"), [("status", Status), ("backend_type", BackendType)])

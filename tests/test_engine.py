@@ -321,18 +321,18 @@ def test_one_bad_row_ends_alone(engine: Engine, caplog: pytest.LogCaptureFixture
 
     for id in ("good", "bad"):
         engine.add(ask(id))
-    list(engine._prefill.queue)[1]._detokenizer = Broken()
+    list(engine._prefill.queue)[1]._speech._detokenizer = Broken()
     events = drain(engine)
     assert [type(event) for event in events["bad"]] == [CacheReport, Stage, Failed]
     assert text(events["good"]) == expected(engine, "Once upon a time", 24)
-    assert "ValueError at row.py" in caplog.text
+    assert "ValueError at speech.py" in caplog.text
     assert "canary" not in caplog.text
 
 
 def test_a_failed_step_fails_what_ran_and_nothing_after(engine: Engine) -> None:
     engine.add(ask("a"))
     engine.step()
-    inner, engine._main._model = engine.model, None
+    inner, engine._lanes._main._model = engine.model, None
     assert drain(engine)["a"][-1].code == "generation_failed"
     assert engine.model is inner
     assert text(list(engine.generate(ask("b")))) == expected(engine, "Once upon a time", 24)
@@ -495,15 +495,15 @@ def test_guesses_stop_at_a_stop_string_and_can_be_switched_off(folder: Path) -> 
 def test_a_row_much_longer_than_the_others_decodes_beside_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_panel.engine.engine.WASTE_BYTES", 100 * 2 * 2 * 2 * 16 * 4)
+    monkeypatch.setattr("mlx_panel.engine.lanes.WASTE_BYTES", 100 * 2 * 2 * 2 * 16 * 4)
     engine = Engine.load(folder, options=EngineOptions(prefix_cache_mb=0))
     long = "one two three " * 60
     for id, prompt in (("a", PROMPTS[0]), ("long", long), ("b", PROMPTS[1]), ("long too", long)):
         engine.add(ask(id, prompt))
     events = []
-    while len(engine._main) + sum(map(len, engine._solos)) < 4:
+    while len(engine._lanes) < 4:
         events += engine.step()
-    assert sorted(sorted(row.id for row in lane.rows) for lane in (engine._main, *engine._solos)) == [
+    assert sorted(sorted(row.id for row in lane.rows) for lane in engine._lanes) == [
         ["a", "b"],
         ["long", "long too"],
     ]
@@ -517,6 +517,6 @@ def test_a_row_much_longer_than_the_others_decodes_beside_them(
 def test_a_long_prompt_grows_its_cache_once(engine: Engine) -> None:
     engine.add(ask("a", "one two three " * 60, max_tokens=2))
     engine.step()
-    row = next(iter(engine._prefill.queue), None) or engine._main.rows[0]
-    sizes = {cache.keys.shape[2] for cache in row.caches or engine._main._caches}
+    row = next(iter(engine._prefill.queue), None) or engine._lanes.rows[0]
+    sizes = {cache.keys.shape[2] for cache in row.caches or next(iter(engine._lanes))._caches}
     assert sizes == {768}

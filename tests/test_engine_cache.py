@@ -224,7 +224,7 @@ def test_what_a_passing_fault_computed_does_not_stay(load, kind: str, tmp_path: 
     healthy = conversation("def add(a, b):" * 9, "x", id="healthy")
     run(engine, healthy)
     model = Faulty(engine.model)
-    engine._prefill._model = engine._main._model = model
+    engine._prefill._model = engine._lanes._main._model = model
     assert isinstance(list(engine.generate(conversation(STORY, "x")))[-1], Failed)
     model.healed = True
     report, answer, _ = run(engine, conversation(STORY, "y"))

@@ -28,6 +28,10 @@ class Ready(NamedTuple):
     caches: list[Any]
     batched: bool
 
+    def single(self, place: int) -> list[Any]:
+        """The caches of one of its rows."""
+        return kv.extract(self.caches, place) if self.batched else self.caches
+
 
 class Token(NamedTuple):
     """A row's next token; `bad` when its distribution could not be used, the token means nothing then."""
@@ -157,19 +161,22 @@ class Batch:
         if self._lone is not None and len(rows) == 1:
             self._lone.plain(rows[0], time.perf_counter() - self._launched)
         return [
-            Token(row, token, self._finish(token, row.room), place in taken.bad, taken.logprobs.get(place))
+            Token(row, token, self._finish(row, token, row.room), place in taken.bad, taken.logprobs.get(place))
             for row, place in zip(rows, places, strict=True)
             for token in (int(taken.ids[place]),)
         ]
 
-    def _finish(self, token: int, room: int) -> FinishReason | None:
-        if token in self._eos:
+    def _finish(self, row: Row, token: int, room: int) -> FinishReason | None:
+        if token in self._eos and not row.endless:
             return "stop"
         return "length" if room <= 1 else None
 
     def _length(self) -> int:
-        """How many tokens the next pass guesses: none but for a lone row without log-probabilities, which guesses lack."""
-        if self._lone is None or len(self.rows) != 1 or self.rows[0].request.logprobs is not None:
+        """How many tokens the next pass guesses: none but for a lone row that wants nothing which guesses lack."""
+        if self._lone is None or len(self.rows) != 1:
+            return 0
+        row = self.rows[0]
+        if row.request.logprobs is not None or row.guide is not None or row.endless:
             return 0
         return self._lone.length(self.rows[0], self._caches)
 
@@ -178,7 +185,7 @@ class Batch:
         tokens = self._lone.run(row, self._caches, self._sampler, self._guesses)
         row.position += len(tokens)
         told = [
-            Token(row, token, self._finish(token, row.room - place), False, None)
+            Token(row, token, self._finish(row, token, row.room - place), False, None)
             for place, token in enumerate(tokens)
         ]
         self._guesses = self._lone.length(row, self._caches) if told[-1].finish is None else 0
@@ -195,7 +202,10 @@ class Batch:
         # Their first token is drawn in the pass that is launched next.
         self._places += [-1] * len(group.rows)
         self._sampler.join(
-            [RowSpec(row.sampling, row.prompt.tokens, row.answer, row.request.logprobs) for row in group.rows]
+            [
+                RowSpec(row.sampling, row.prompt.tokens, row.answer, row.request.logprobs, row.guide)
+                for row in group.rows
+            ]
         )
 
     def _single(self, place: int) -> list[Any]:

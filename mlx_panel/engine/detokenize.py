@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 _SPACE = "\u2581"
 _PLAIN_SPM = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 _HELD_TOKENS = 8
+NOTHING: Mapping[int, str] = MappingProxyType({})
 
 
 class Detokenizer(Protocol):
@@ -28,15 +30,21 @@ class Detokenizer(Protocol):
 class TableDetokenizer:
     """Looks each token's bytes up. Ids beyond the table (a padded vocabulary) and special tokens have no text."""
 
-    def __init__(self, table: list[bytes]):
+    def __init__(self, table: list[bytes], shown: Mapping[int, str] = NOTHING):
         self._table = table
+        self._shown = shown
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token: int) -> str:
+        if token in self._shown:
+            # What it interrupts can become no character any more.
+            return self.flush() + self._shown[token]
         return self._utf8.decode(self._table[token]) if token < len(self._table) else ""
 
     def flush(self) -> str:
-        return self._utf8.decode(b"", final=True)
+        text = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return text
 
 
 class WindowDetokenizer:
@@ -45,12 +53,16 @@ class WindowDetokenizer:
     Slower, and correct as long as the decoder needs no more than the previous window to place a space.
     """
 
-    def __init__(self, tokenizer: Any, special: frozenset[int], size: int):
-        self._tokenizer, self._special, self._size = tokenizer, special, size
+    def __init__(
+        self, tokenizer: Any, special: frozenset[int], size: int, shown: Mapping[int, str] = NOTHING
+    ):
+        self._tokenizer, self._special, self._size, self._shown = tokenizer, special, size, shown
         self._before: list[int] = []
         self._new: list[int] = []
 
     def add(self, token: int) -> str:
+        if token in self._shown:
+            return self.flush() + self._shown[token]
         if token in self._special or token >= self._size:
             return ""
         self._new.append(token)
@@ -80,7 +92,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        vocab = tokenizer.get_vocab()
+        vocab = self._ids = tokenizer.get_vocab()
         self.size = max(vocab.values(), default=-1) + 1
         self.special = special_ids(tokenizer)
         self.kind = _kind(tokenizer)
@@ -89,10 +101,16 @@ class Vocabulary:
     def __repr__(self) -> str:
         return f"<Vocabulary {self.kind}, {self.size} tokens, {len(self.special)} special>"
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, shown: Mapping[int, str] = NOTHING) -> Detokenizer:
+        """One answer's decoder. `shown` are special tokens that have a text nevertheless: marks of tool calls."""
         if self.kind == "window":
-            return WindowDetokenizer(self._tokenizer, self.special, self.size)
-        return TableDetokenizer(self._table)
+            return WindowDetokenizer(self._tokenizer, self.special, self.size, shown)
+        return TableDetokenizer(self._table, shown)
+
+    def marks(self, texts: Iterable[str]) -> dict[str, int]:
+        """Those of the texts that are one special token each, and which."""
+        ids = {text: self._ids.get(text, -1) for text in texts}
+        return {text: number for text, number in ids.items() if number in self.special}
 
     def piece(self, token: int) -> bytes:
         """A token's own bytes; special tokens and ids beyond the vocabulary have none."""

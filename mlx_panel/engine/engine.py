@@ -20,21 +20,22 @@ blas.preload()
 
 import mlx.core as mx  # noqa: E402
 
-from ..errors import Conflict, GenerationFailed, InvalidParameter  # noqa: E402
-from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage, TokenLogprob  # noqa: E402
+from ..errors import Conflict, GenerationFailed, GrammarTooComplex, InvalidParameter  # noqa: E402
+from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage  # noqa: E402
 from ..site import site  # noqa: E402
 from ..tuning import CacheFigures, CacheReport, EngineOptions  # noqa: E402
-from . import kv, loader, prompt  # noqa: E402
+from . import kv, loader  # noqa: E402
 from .batch import Batch, Ready, Token  # noqa: E402
-from .detokenize import Vocabulary  # noqa: E402
-from .floor import Floor  # noqa: E402
+from .choices import choices, token_logprob  # noqa: E402
+from .guide import stuck  # noqa: E402
+from .intake import Intake, field_of  # noqa: E402
+from .lanes import Lanes  # noqa: E402
 from .lone import Lone  # noqa: E402
 from .prefill import Prefill, Progress  # noqa: E402
 from .prefix import explain  # noqa: E402
 from .prefix.cache import Match, PrefixCache  # noqa: E402
 from .prefix.opening import prefix_cache  # noqa: E402
 from .row import Row  # noqa: E402
-from .sampling import check  # noqa: E402
 from .speculate import load_draft  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ NOTHING = Progress([], [])
 DEFAULTS = EngineOptions()
 # What mlx keeps for reuse goes back to the machine after so many steps.
 STEPS_BETWEEN_CLEARS = 512
-# Rows whose joining wasted more than this decode in another lane.
-WASTE_BYTES = 256 << 20
 
 
 class Engine:
@@ -80,14 +79,15 @@ class Engine:
         self.device = str(mx.device_info().get("device_name", mx.default_device()))
         self.versions = {"mlx-panel": __version__, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
-        self._vocabulary = Vocabulary(self.tokenizer)
-        self._floor = Floor(self.tokenizer)
+        self._intake = Intake(
+            self.tokenizer, self.info.architecture, self.info.vocab_size, self.info.context_length
+        )
+        self._vocabulary = self._intake.vocabulary
         self._prefix = prefix
         self._prefill = Prefill(self.model, options, prefix, self._report, self._spans)
         eos = frozenset(self.tokenizer.eos_token_ids)
         self._lone = Lone(self.model, eos, options, draft, self._vocabulary.size)
-        self._main = self._lane(self._lone)
-        self._solos: list[Batch] = []
+        self._lanes = Lanes(self._lane, lambda: self._prefill.token_bytes)
         self._untold: list[Event] = []
         self._looked: float | None = None
         self._chunk = 0
@@ -103,27 +103,23 @@ class Engine:
     def add(self, request: GenerateRequest) -> None:
         """Queue a request; it starts when there is a place.
 
-        Raises TemplateError, EmptyPrompt, ContextLengthExceeded, InvalidParameter, or Conflict for an id in use.
+        Raises TemplateError, EmptyPrompt, ContextLengthExceeded, InvalidParameter, UnsupportedParameter, or Conflict for
+        an id in use. A grammar that cannot be compiled is told by `step()`, as `Failed`.
         """
         if request.id in self.ids:
             raise Conflict("A request with this id is running.")
-        check(request.sampling)
-        if max(request.sampling.logit_bias, default=0) >= self.info.vocab_size:
-            raise InvalidParameter("logit_bias names a token the model does not have.", field="logit_bias")
-        built = prompt.build(request, self.tokenizer, self.info.context_length, self._floor)
-        row = Row(request, built, self._vocabulary.detokenizer())
-        self._prefill.queue.add(row)
-        if len(self._all()) > self.options.max_batch:
-            self._untold.append(Stage(row.id, "queued", total=len(built.tokens)))
+        if not 0 < request.n <= self.options.max_batch:
+            raise InvalidParameter("n is more than this server runs at a time.", field="n")
+        row = self._intake.take(request)
+        if row is not None:
+            self._queue(row)
 
     def cancel(self, id: str) -> bool:
         """Drop a request now, its cache with it; the next `step()` yields its `Cancelled`. False if it is not there."""
-        row = next((row for row in self._all() if row.id == id), None)
-        if row is None:
-            return False
-        self._drop(row)
-        self._untold.append(Cancelled(row.id, row.usage()))
-        return True
+        rows = self._intake.drop(id) or self._drop(id)
+        if rows:
+            self._untold.append(Cancelled(id, rows[0].usage()))
+        return bool(rows)
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         """The events of one request on an engine that runs no other; leaving the loop early cancels it."""
@@ -143,13 +139,14 @@ class Engine:
         Never raises for a request's sake: one that fails alone ends alone with `Failed`; when a forward pass fails,
         all that were in it end with `Failed` and later requests get a new batch.
         """
-        events, self._untold = self._untold, []
         decoding = self._decoding
+        self._take_compiled()
+        events, self._untold = self._untold, []
         progress, failed = self._process_prompts(decoding)
-        events += progress.events + failed
-        for lane, ready in self._lanes(progress.ready):
-            events += self._decode(lane, ready)
-        self._solos = [lane for lane in self._solos if len(lane)]
+        ready, told = choices(progress.ready, self._intake)
+        events += progress.events + failed + told
+        for lane, joining in self._lanes.joined(ready):
+            events += self._decode(lane, joining)
         self._clock(progress)
         self.steps += 1
         if not self.busy and self._prefix is not None:
@@ -160,6 +157,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run the model once on nothing: the first request then waits for no kernel and no guess at its pace."""
+        self._intake.warm_up()
         self._prefill.warm_up()
 
     def tune(self, options: EngineOptions) -> None:
@@ -182,26 +180,27 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step()` has something to do or to tell."""
-        return bool(self._untold) or self._decoding or len(self._prefill.queue) > 0
+        return bool(self._untold or self._intake.pending) or self._decoding or len(self._prefill.queue) > 0
 
     @property
     def running(self) -> int:
-        """Requests whose prompt or answer is being computed."""
-        return sum(map(len, (self._main, *self._solos))) + self._prefill.queue.started
+        """Answers that are being computed, or whose prompt is."""
+        return len(self._lanes) + self._prefill.queue.started
 
     @property
     def queued(self) -> int:
-        return len(self._prefill.queue) - self._prefill.queue.started
+        return self._prefill.queue.waiting + len(self._intake.pending)
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The requests that wait or run."""
-        return tuple(row.id for row in self._all())
+        waiting = [pending.row for pending in self._intake.pending]
+        return tuple(dict.fromkeys(row.id for row in [*self._all(), *waiting]))
 
     @property
     def cache_bytes(self) -> int:
         """Bytes held by the running requests' KV caches."""
-        return self._prefill.nbytes + sum(lane.nbytes for lane in (self._main, *self._solos))
+        return self._prefill.nbytes + self._lanes.nbytes
 
     def memory(self) -> Memory:
         return Memory(
@@ -226,10 +225,8 @@ class Engine:
     def figures(self) -> CacheFigures:
         """The caches now."""
         figures = CacheFigures() if self._prefix is None else self._prefix.figures
-        lanes = [lane for lane in (self._main, *self._solos) if len(lane)]
-        dtype = (
-            lanes[0].kv_dtype if lanes else kv.kv_dtype(next((row.caches for row in self._prefill.queue), []))
-        )
+        waiting: list[Any] = next((row.caches for row in self._prefill.queue), [])
+        dtype = self._lanes.kv_dtype or kv.kv_dtype(waiting)
         return msgspec.structs.replace(
             figures,
             kv_dtype=dtype,
@@ -246,7 +243,8 @@ class Engine:
         if self._prefix is not None:
             self._prefix.close()
         self._untold.clear()
-        self._main = self._solos = self._prefill = self._prefix = self._lone = None  # type: ignore[assignment]
+        self._intake.close()
+        self._lanes = self._prefill = self._prefix = self._lone = None  # type: ignore[assignment]
         self.model = self.tokenizer = None
         mx.clear_cache()
         if last:
@@ -256,13 +254,27 @@ class Engine:
 
     @property
     def _decoding(self) -> bool:
-        return len(self._main) > 0 or bool(self._solos)
+        return len(self._lanes) > 0
 
-    def _lane(self, lone: Lone | None = None) -> Batch:
-        return Batch(self.model, frozenset(self.tokenizer.eos_token_ids), self._keep_prefix, lone)
+    def _lane(self, main: bool) -> Batch:
+        eos = frozenset(self.tokenizer.eos_token_ids)
+        return Batch(self.model, eos, self._keep_prefix, self._lone if main else None)
 
     def _all(self) -> list[Row]:
-        return [*self._main.rows, *(row for lane in self._solos for row in lane.rows), *self._prefill.queue]
+        return [*self._lanes.rows, *self._prefill.queue]
+
+    def _queue(self, row: Row) -> None:
+        self._prefill.queue.add(row)
+        if sum(one.width for one in self._all()) > self.options.max_batch:
+            self._untold.append(Stage(row.id, "queued", total=len(row.prompt.tokens)))
+
+    def _take_compiled(self) -> None:
+        ready, failed = self._intake.compiled(idle=not self._decoding and not len(self._prefill.queue))
+        for row in ready:
+            self._queue(row)
+        for row, error in failed:
+            numbers = {name: int(number) for name, number in error.numbers.items()}
+            self._untold.append(Failed(row.id, error.code, row.usage(), numbers, error.field or ""))
 
     def _process_prompts(self, decoding: bool) -> tuple[Progress, list[Event]]:
         """A pass over prompts, if it is their turn; and what failed."""
@@ -278,24 +290,6 @@ class Engine:
         self.prompt_tokens += progress.tokens
         return progress, []
 
-    def _lanes(self, ready: list[Ready]) -> list[tuple[Batch, list[Ready]]]:
-        """Each lane, and the rows that join it."""
-        joining: dict[int, list[Ready]] = {}
-        for group in ready:
-            lane = self._lane_for(group)
-            joining.setdefault(id(lane), []).append(group)
-        return [(lane, joining.get(id(lane), [])) for lane in (self._main, *self._solos)]
-
-    def _lane_for(self, group: Ready) -> Batch:
-        """The lane for rows: one of their own for a deterministic request, and for rows so much longer or shorter than
-        those that run that joining them would copy and waste too much memory; they share no pass then."""
-        shared = [lane for lane in self._solos if not any(row.request.deterministic for row in lane.rows)]
-        for lane in () if group.rows[0].request.deterministic else (self._main, *shared):
-            if lane.misfit(group) * self._prefill.token_bytes <= WASTE_BYTES:
-                return lane
-        self._solos.append(self._lane())
-        return self._solos[-1]
-
     def _decode(self, lane: Batch, ready: list[Ready]) -> list[Event]:
         try:
             tokens = lane.step(ready)
@@ -308,45 +302,41 @@ class Engine:
         self.completion_tokens += 1
         try:
             if token.bad:
-                raise FloatingPointError("the model's output is not a number")
-            events = row.take(token.token, token.finish, self._logprob(token))
+                raise _unusable(row)
+            known = token.logprobs
+            told = None if known is None else token_logprob(self._vocabulary, token.token, known)
+            events = row.take(token.token, token.finish, told)
         except Exception as error:
-            lane.leave([row])
-            return [self._failed(row, error)]
+            return [self._fail(row, error)]
         if row.ended:
             lane.leave([row])
         return events
 
-    def _logprob(self, token: Token) -> TokenLogprob | None:
-        if token.logprobs is None:
-            return None
-        piece = self._vocabulary.piece
-        top = tuple(TokenLogprob(id, piece(id), value) for id, value in token.logprobs.top)
-        return TokenLogprob(token.token, piece(token.token), token.logprobs.logprob, top)
-
-    def _drop(self, row: Row) -> None:
-        if row in self._prefill.queue:
-            self._prefill.drop(row)
-        for lane in (self._main, *self._solos):
-            lane.leave([row])
+    def _drop(self, id: str) -> list[Row]:
+        """Take a request's rows out, wherever they are."""
+        rows = [row for row in self._all() if row.id == id]
+        for row in rows:
+            row.ended = True
+            if row in self._prefill.queue:
+                self._prefill.drop(row)
+        self._lanes.leave(rows)
+        return rows
 
     def _fail(self, row: Row, error: Exception) -> Failed:
-        self._drop(row)
-        return self._failed(row, error)
-
-    def _failed(self, row: Row, error: Exception) -> Failed:
+        """One choice fails: its request does."""
+        self._drop(row.id)
         log.error("one request failed: %s", site(error))
         self._doubt([row], error)
-        return Failed(row.id, GenerationFailed.code, row.usage())
+        code = error.code if isinstance(error, GrammarTooComplex) else GenerationFailed.code
+        return Failed(row.id, code, row.usage(), field=getattr(error, "field", None) or "")
 
     def _start_over(self, lane: Batch, ready: list[Ready], error: Exception) -> list[Event]:
         rows = {row.id: row for row in [*lane.rows, *(row for group in ready for row in group.rows)]}
         log.error("a step failed with %d requests running: %s", len(rows), site(error))
-        if lane is self._main:
-            self._main = self._lane(self._lone)
-        else:
-            self._solos.remove(lane)
+        self._lanes.replace(lane)
         self._doubt(rows.values(), error)
+        for id in rows:
+            self._drop(id)
         mx.clear_cache()
         return [Failed(row.id, GenerationFailed.code, row.usage()) for row in rows.values()]
 
@@ -391,3 +381,10 @@ class Engine:
             work()
         except Exception as error:
             log.error("the prefix cache could not be kept: %s", site(error))
+
+
+def _unusable(row: Row) -> Exception:
+    """Why no token of a row's distribution could be drawn."""
+    if row.guide is not None and stuck(row.guide):
+        return GrammarTooComplex(field=field_of(row.request))
+    return FloatingPointError("the model's output is not a number")

@@ -23,6 +23,7 @@ from ..messages import (
     Beat,
     Blas,
     Cancelled,
+    Echo,
     Event,
     Failed,
     FinishReason,
@@ -30,10 +31,14 @@ from ..messages import (
     Memory,
     ModelInfo,
     Stage,
+    TokenLogprob,
 )
+from ..parse import detect, reasoning
+from ..parse.answer import answer
+from ..parse.pieces import Parser
 from ..tuning import CacheFigures, CacheReport, CacheTier, EngineOptions
 from .prompt import Prompt, fit
-from .row import Row
+from .row import Row, Tally
 
 FILE = "fake.json"
 SHORTEST_STEP = 0.01
@@ -53,6 +58,8 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       (`os._exit(1)`) or "abort" (SIGABRT, as an uncatchable Metal error does).
     - `cached`: so many tokens of every prompt but the first are said to come from the prefix cache, where the options
       have one; what the cache did is reported. Without it nothing is.
+    - `reasoning` and `tools`: styles and dialects by name, in which `text` may reason and call tools. Calls are told as
+      they come with `eager`, else when they are complete.
     - `context_length`: prompt and answer together. `weights_bytes`: what it claims to hold in memory.
     - `chat_template`: what it claims to have.
     """
@@ -69,6 +76,9 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     die_after: int | None = None
     die_by: Literal["kill", "exit", "abort"] = "kill"
     cached: int | None = None
+    reasoning: str = ""
+    tools: str = ""
+    eager: bool = False
     context_length: int = 4096
     weights_bytes: int = 0
     chat_template: bool = True
@@ -106,7 +116,7 @@ class FakeEngine:
         self.versions = {"mlx-panel": __version__}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
         self._vocabulary = _Words(" ".join([self.spec.text] * self.spec.repeat))
-        self._rows: dict[str, Row] = {}
+        self._rows: list[Row] = []
         self._due: dict[str, float] = {}
         self._untold: list[Event] = []
         self._knows = False
@@ -118,39 +128,42 @@ class FakeEngine:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return tuple(self._rows)
+        return tuple(dict.fromkeys(row.id for row in self._rows))
 
     @property
     def busy(self) -> bool:
         return bool(self._rows or self._untold)
 
     def add(self, request: GenerateRequest) -> None:
-        if request.id in self._rows:
+        if request.id in self.ids:
             raise Conflict("A request with this id is running.")
         field = "prompt" if request.messages is None else "messages"
         words = _words(request)
         if not words:
             raise EmptyPrompt(field=field)
-        room = fit(len(words), request.max_tokens, self.spec.context_length, field)
-        row = self._rows[request.id] = Row(request, Prompt([0] * len(words), room), self._vocabulary)
+        room = fit(len(words), request, self.spec.context_length, field)
+        tally = Tally(request.n)
+        for index in range(request.n):
+            prompt = Prompt([0] * len(words), room)
+            parser = self._parser(request)
+            self._rows.append(Row(request, prompt, self._vocabulary, parser, index=index, tally=tally))
         if len(self._rows) > self.options.max_batch:
-            self._untold.append(Stage(row.id, "queued", total=len(words)))
+            self._untold.append(Stage(request.id, "queued", total=len(words)))
 
     def cancel(self, id: str) -> bool:
-        row = self._forget(id)
-        if row is None:
-            return False
-        self._untold.append(Cancelled(id, row.usage()))
-        return True
+        rows = self._forget(id)
+        if rows:
+            self._untold.append(Cancelled(id, rows[0].usage()))
+        return bool(rows)
 
     def step(self) -> list[Event]:
         events, self._untold = self._untold, []
-        rows = list(self._rows.values())[: self.options.max_batch]
+        rows = self._rows[: self.options.max_batch]
         if not rows:
             return events
         self.steps += 1
         for row in rows:
-            events += self._move(row)
+            events += self._move(row) if row in self._rows else []
         # A step without an event (a stall) must not spin.
         time.sleep(self.spec.step_seconds if events else max(self.spec.step_seconds, SHORTEST_STEP))
         return events
@@ -204,7 +217,14 @@ class FakeEngine:
         self.prompt_tokens += total
         events: list[Event] = [] if self.spec.cached is None else [self._recall(row, total)]
         row.position = total - 1
-        return [*events, row.prefill()]
+        events.append(row.prefill())
+        if row.request.echo and row.index == 0:
+            events.append(Echo(row.id, row.request.prompt or ""))
+        return events if row.room else [*events, self._end(row)]
+
+    def _end(self, row: Row) -> Event:
+        self._rows.remove(row)
+        return row.done("length")
 
     def _recall(self, row: Row, total: int) -> CacheReport:
         if not self.options.prefix_cache_mb or row.request.deterministic:
@@ -244,10 +264,29 @@ class FakeEngine:
         # Like a real model's end-of-sequence token, the one after the last word is counted and has no text.
         finish: FinishReason | None = "stop" if at > len(self._vocabulary.words) else last
         self.completion_tokens += 1
-        events = row.take(at - 1, finish)
+        events = row.take(at - 1, finish, self._logprob(row, at - 1))
         if row.ended:
-            self._forget(row.id)
+            self._rows.remove(row)
         return events
+
+    def _logprob(self, row: Row, token: int) -> TokenLogprob | None:
+        """What each word is said with: a half, and the words after it with less."""
+        if row.request.logprobs is None or token >= len(self._vocabulary.words):
+            return None
+        words = [word.encode() for word in self._vocabulary.words]
+        likely = range(token, min(token + row.request.logprobs, len(words)))
+        top = tuple(TokenLogprob(one, words[one], -0.5 - one + token) for one in likely)
+        return TokenLogprob(token, words[token], -0.5, top)
+
+    def _parser(self, request: GenerateRequest) -> Parser:
+        style = reasoning.STYLES.get(self.spec.reasoning)
+        return answer(
+            style=style if request.messages is not None else None,
+            opened=False,
+            dialect=detect.BY_NAME.get(self.spec.tools) if request.tools else None,
+            tools=request.tools,
+            eager=self.spec.eager,
+        )
 
     def _reached(self, row: Row, limit: int | None) -> bool:
         return limit is not None and len(row.answer) >= limit
@@ -261,9 +300,11 @@ class FakeEngine:
             time.sleep(0.05)
             _die(self.spec.die_by)
 
-    def _forget(self, id: str) -> Row | None:
+    def _forget(self, id: str) -> list[Row]:
         self._due.pop(id, None)
-        return self._rows.pop(id, None)
+        rows = [row for row in self._rows if row.id == id]
+        self._rows = [row for row in self._rows if row.id != id]
+        return rows
 
     def _describe(self) -> ModelInfo:
         return ModelInfo(
@@ -275,6 +316,9 @@ class FakeEngine:
             dtype="none",
             layers=0,
             chat_template=self.spec.chat_template,
+            reasoning=self.spec.reasoning,
+            tools=self.spec.tools,
+            template_variables=("enable_thinking",) if self.spec.reasoning else (),
         )
 
 
@@ -285,6 +329,8 @@ def is_fake(path: str | Path) -> bool:
 
 
 def _words(request: GenerateRequest) -> list[str]:
+    if request.tokens is not None:
+        return [""] * len(request.tokens)
     texts = [request.prompt] if request.messages is None else [turn.content for turn in request.messages]
     return [word for text in texts for word in (text or "").split()]
 

@@ -15,6 +15,7 @@ from mlx_lm.utils import load as load_folder
 
 from ..errors import ModelLoadFailed
 from ..messages import ModelInfo
+from .manner import manner
 
 # Names under which model families state their context, the usual one first.
 CONTEXT_KEYS = (
@@ -75,8 +76,10 @@ def describe(model: Any, tokenizer: Any, config: dict[str, Any]) -> ModelInfo:
     """What a person or a client may want to know; sizes in bytes, the context in tokens."""
     leaves: Any = tree_flatten(model.parameters())
     arrays = [array for _, array in leaves]
+    architecture = str(config.get("model_type", "unknown"))
+    speaks = manner(tokenizer, architecture)
     return ModelInfo(
-        architecture=str(config.get("model_type", "unknown")),
+        architecture=architecture,
         context_length=_context_length(config, tokenizer),
         vocab_size=int(_value(config, "vocab_size") or len(tokenizer)),
         parameters=int(get_total_parameters(model)),
@@ -84,6 +87,9 @@ def describe(model: Any, tokenizer: Any, config: dict[str, Any]) -> ModelInfo:
         dtype=_dtype(arrays, config),
         layers=int(_value(config, "num_hidden_layers") or len(model.layers)),
         chat_template=bool(tokenizer.has_chat_template),
+        reasoning=speaks.style.name if speaks.style else "",
+        tools=speaks.dialect.name if tokenizer.has_chat_template else "",
+        template_variables=speaks.variables,
     )
 
 

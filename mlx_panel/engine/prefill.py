@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from ..messages import Event
 from ..tuning import DETERMINISTIC_CHUNK, CacheReport, EngineOptions
-from . import kv
+from . import kv, lookback
 from .batch import Ready
 from .pace import FIRST_CHUNK, Pace
 from .prefix.cache import Match, PrefixCache
@@ -148,11 +148,20 @@ class Prefill:
             return self._run_together(rows)
         row = rows[0]
         chunk = row.chunk(DETERMINISTIC_CHUNK if row.request.deterministic else self._budget)
-        self._model(mx.array([chunk]), cache=row.caches)
+        if row.looks_back:
+            chunk = chunk[: lookback.CHUNK]
+        logits = self._model(mx.array([chunk]), cache=row.caches)
+        if row.looks_back:
+            self._look_back(row, logits[0], len(chunk))
         mx.async_eval([cache.state for cache in row.caches])
         row.position += len(chunk)
         self.store(row, lambda: row.caches)
         return len(chunk), row.caches
+
+    def _look_back(self, row: Row, logits: mx.array, length: int) -> None:
+        at, tokens = row.position, row.prompt.tokens
+        told = lookback.told(logits, tokens[at + 1 : at + 1 + length], row.request.logprobs or 0)
+        row.echoed += zip(tokens[at + 1 : at + 1 + length], told, strict=True)
 
     def _run_together(self, rows: list[Row]) -> tuple[int, list[Any]]:
         """All of them to their ends in one pass, padded on the right to the longest."""
@@ -181,5 +190,5 @@ class Prefill:
 
     def _prefix_of(self, row: Row) -> PrefixCache | None:
         """The prefix cache, unless it is switched off or the row is to be computed from its beginning."""
-        off = self._prefix is None or not self._prefix.budget or row.request.deterministic
+        off = self._prefix is None or not self._prefix.budget or row.request.deterministic or row.looks_back
         return None if off else self._prefix

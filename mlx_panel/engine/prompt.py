@@ -9,7 +9,10 @@ import jinja2
 import msgspec
 
 from ..errors import ContextLengthExceeded, EmptyPrompt, InvalidParameter, TemplateError
-from ..messages import GenerateRequest, Message
+from ..messages import GenerateRequest
+from ..parse import reasoning
+from .manner import Manner
+from .turns import turns
 
 # A chat template is a program from the model's folder: beside jinja's own errors it can meet these.
 _TEMPLATE_FAULTS = (
@@ -25,50 +28,63 @@ _TEMPLATE_FAULTS = (
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the batch needs: the prompt's token ids and how many tokens may follow. `text` is what was encoded."""
+    """What the batch needs: the prompt's token ids and how many tokens may follow. `text` is what was encoded.
+
+    `thinking` says that the prompt ends inside reasoning: the model goes on with it.
+    """
 
     tokens: list[int]
     max_tokens: int
     text: str = ""
+    thinking: bool = False
 
 
 def build(
-    request: GenerateRequest, tokenizer: Any, context_length: int, floor: Callable[[str], int]
+    request: GenerateRequest,
+    tokenizer: Any,
+    context_length: int,
+    floor: Callable[[str], int],
+    manner: Manner | None = None,
 ) -> Prompt:
     """Render and encode a request. `floor` gives a number of tokens that a text has at least.
 
     Raises TemplateError, EmptyPrompt, ContextLengthExceeded or InvalidParameter; none holds text of the request.
     """
     field = "prompt" if request.messages is None else "messages"
-    text = request.prompt or "" if request.messages is None else _chat(request.messages, tokenizer)
+    text = _text(request, tokenizer, manner)
     if isinstance(text, str):
         # Encoding is slow, and nobody else's request moves meanwhile: what is certain not to fit ends here.
-        fit(_floor(text, floor, field), request.max_tokens, context_length, field, "at least ")
+        fit(_floor(text, floor, field), request, context_length, field, "at least ")
         special = request.messages is None and request.add_special_tokens
         tokens = list(tokenizer.encode(text, add_special_tokens=special))
     else:
         tokens = text
     if not tokens:
         raise EmptyPrompt(field=field)
-    room = fit(len(tokens), request.max_tokens, context_length, field)
-    return Prompt(tokens, room, text if isinstance(text, str) else "")
+    room = fit(len(tokens), request, context_length, field)
+    words = text if isinstance(text, str) else ""
+    style = manner.style if manner is not None and request.messages is not None else None
+    return Prompt(tokens, room, words, style is not None and reasoning.opened(style, words))
 
 
-def fit(prompt_tokens: int, max_tokens: int | None, context_length: int, field: str, about: str = "") -> int:
-    """How many tokens may be generated: `max_tokens`, or what the context leaves when it is None."""
-    if max_tokens is not None and max_tokens < 1:
-        raise InvalidParameter("max_tokens must be at least 1.", field="max_tokens")
+def fit(
+    prompt_tokens: int, request: GenerateRequest, context_length: int, field: str, about: str = ""
+) -> int:
+    """How many tokens may be generated: the request's `max_tokens`, or what the context leaves when it is None."""
+    wanted, least = request.max_tokens, 0 if request.echo else 1
+    if wanted is not None and wanted < least:
+        raise InvalidParameter(f"max_tokens must be at least {least}.", field="max_tokens")
     room = context_length - prompt_tokens
-    if room >= max(max_tokens or 1, 1):
-        return max_tokens or room
-    more = "" if max_tokens is None else f" and asks for {max_tokens} more"
+    if room >= (least if wanted is None else wanted):
+        return room if wanted is None else wanted
+    more = "" if wanted is None else f" and asks for {wanted} more"
     raise ContextLengthExceeded(
         f"This model's maximum context length is {context_length} tokens, "
         f"the request has {about}{prompt_tokens} prompt tokens{more}.",
         field=field,
         context_length=context_length,
         prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens or 0,
+        max_tokens=wanted or 0,
     )
 
 
@@ -79,36 +95,44 @@ def _floor(text: str, floor: Callable[[str], int], field: str) -> int:
         raise InvalidParameter("The text is not valid Unicode.", field=field) from None
 
 
-def _chat(messages: tuple[Message, ...], tokenizer: Any) -> str | list[int]:
+def _text(request: GenerateRequest, tokenizer: Any, manner: Manner | None) -> str | list[int]:
+    if request.tokens is not None:
+        return list(request.tokens)
+    return request.prompt or "" if request.messages is None else _chat(request, tokenizer, manner)
+
+
+def _chat(request: GenerateRequest, tokenizer: Any, manner: Manner | None) -> str | list[int]:
     """The conversation as the template writes it, BOS included; a tokenizer that renders to ids is taken at its word."""
-    if not messages:
+    if not request.messages:
         raise EmptyPrompt(field="messages")
     if not tokenizer.has_chat_template:
         raise TemplateError("This model has no chat template; it only takes raw prompts.", field="messages")
-    turns = [_turn(message) for message in messages]
+    said = turns(request, manner)
+    values = _values(request, manner)
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, **values)
     except _TEMPLATE_FAULTS:
         # The template's own words can quote the conversation, so they end here.
         raise TemplateError(field="messages") from None
     return text if isinstance(text, str) else list(text)
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as templates expect it: content always a string, arguments an object where they are JSON."""
-    turn = msgspec.to_builtins(message) | {"content": message.content or ""}
-    for call in turn.get("tool_calls", ()):
-        function = call["function"]
-        function["arguments"] = _arguments(function.get("arguments", "{}"))
-    return turn
+def _values(request: GenerateRequest, manner: Manner | None) -> dict[str, Any]:
+    """What the template is given beside the conversation."""
+    values: dict[str, Any] = {}
+    thinking = request.thinking
+    switch = "enable_thinking" if manner is None else manner.switch
+    if thinking.enabled is not None and switch is not None:
+        values[switch] = thinking.enabled
+    if thinking.effort is not None and (manner is None or "reasoning_effort" in manner.variables):
+        values["reasoning_effort"] = thinking.effort
+    if request.tools is not None and manner is not None and manner.reads_tools:
+        values["tools"] = [_function(tool) for tool in request.tools.tools]
+    return values | request.template
 
 
-def _arguments(text: str) -> dict[str, Any] | str:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except RecursionError:
-        raise InvalidParameter(
-            "The arguments of a tool call are nested too deeply.", field="messages"
-        ) from None
-    except msgspec.DecodeError:
-        return text
+def _function(tool: Any) -> dict[str, Any]:
+    """A tool as templates expect it, in OpenAI's form."""
+    parameters = tool.parameters if tool.parameters is not None else {"type": "object", "properties": {}}
+    said = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": said}

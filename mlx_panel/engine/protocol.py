@@ -1,16 +1,19 @@
-"""What a worker needs of an engine. `Engine` and `FakeEngine` are the two there are."""
+"""What a worker needs of an engine: `Engine`, `FakeEngine` and `EmbedEngine` are those there are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..messages import Beat, Blas, Event, GenerateRequest, Memory, ModelInfo
+from ..messages import Beat, Blas, Event, Memory, ModelInfo
 from ..tuning import EngineOptions
 
 
 class AnyEngine(Protocol):
-    """A model that generates for many requests at once, one step at a time. Not safe to share between threads."""
+    """A model that answers many requests at once, one step at a time. Not safe to share between threads.
+
+    Which requests it takes follows from `info.kind`: `GenerateRequest` for "text", `EmbedRequest` for "embedding".
+    """
 
     info: ModelInfo
     blas: Blas
@@ -25,7 +28,7 @@ class AnyEngine(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The requests that wait or run."""
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: Any) -> None:
         """Queue a request; raises an error of the BadRequest family, or Conflict for an id that still runs."""
 
     def step(self) -> list[Event]:
@@ -40,7 +43,7 @@ class AnyEngine(Protocol):
     def forget(self) -> None:
         """Empty the prefix cache, memory and disk."""
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: Any) -> Iterator[Event]:
         """`add` and `step` until this request ends."""
 
     def memory(self) -> Memory: ...

@@ -33,7 +33,13 @@ class PromptQueue:
 
     @property
     def started(self) -> int:
-        return sum(row.started for row in self._rows)
+        """Places that rows under way take, or will take."""
+        return sum(row.width for row in self._rows if row.started)
+
+    @property
+    def waiting(self) -> int:
+        """Rows not yet started."""
+        return sum(not row.started for row in self._rows)
 
     def add(self, row: Row) -> None:
         self._rows.append(row)
@@ -44,7 +50,7 @@ class PromptQueue:
     def turn(self, order: AdmissionOrder, budget: int, places: int) -> list[Row]:
         """The rows of the next pass over `budget` prompt tokens: one, or several that all end with it.
 
-        Of rows not yet started at most `places` are taken. Rows that end together are padded to the longest of them,
+        Of rows not yet started those are taken that find room in `places`. Rows that end together are padded to the longest of them,
         and the padding counts.
         """
         open_rows = self._open(places)
@@ -58,19 +64,23 @@ class PromptQueue:
         return self._with_company(first, open_rows, budget, places)
 
     def _open(self, places: int) -> list[Row]:
-        return [row for row in self._rows if row.started or places > 0]
+        waiting = next((row for row in self._rows if not row.started), None)
+        if waiting is None or waiting.width > places:
+            # Places are kept for the oldest that waits, or requests with many choices would never find enough.
+            places = 0
+        return [row for row in self._rows if row.started or row.width <= places]
 
     def _with_company(self, first: Row, rows: list[Row], budget: int, places: int) -> list[Row]:
         """More rows that fit into the same pass. One that does not end with it runs alone."""
         if first.alone or _left(first) > budget:
             return [first]
         group, longest = [first], _left(first)
-        places -= not first.started
+        places -= 0 if first.started else first.width
         for row in sorted((row for row in rows if row is not first and not row.alone), key=_left):
             longest = max(longest, _left(row))
-            if longest * (len(group) + 1) > budget or (not row.started and places < 1):
+            if longest * (len(group) + 1) > budget or (not row.started and places < row.width):
                 break
-            places -= not row.started
+            places -= 0 if row.started else row.width
             group.append(row)
         return group
 

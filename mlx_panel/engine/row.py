@@ -1,4 +1,4 @@
-"""One request while it runs: tokens in, events out. Pure bookkeeping, no mlx."""
+"""One answer while it is made: tokens in, events out. Pure bookkeeping, no mlx."""
 
 from __future__ import annotations
 
@@ -7,26 +7,58 @@ from typing import Any
 
 import msgspec
 
-from ..messages import Done, Event, FinishReason, GenerateRequest, Stage, Text, TokenLogprob, Usage
-from ..parse.stops import StopStrings
+from ..messages import Done, Event, FinishReason, GenerateRequest, Stage, TokenLogprob, Usage
+from ..parse.answer import answer
+from ..parse.pieces import Parser
 from .detokenize import Detokenizer
+from .guide import Guide
 from .prompt import Prompt
+from .speech import Speech
+
+SEEDS = 1 << 64
+# A token of the prompt, and its `sampling.RowLogprobs`; None of the first one. (Importing that would bring in mlx.)
+Echoed = tuple[int, Any]
+
+
+class Tally:
+    """What the choices of a request have in common: `open` ones, tokens of the answers and of their reasoning."""
+
+    def __init__(self, choices: int):
+        self.open = choices
+        self.completion = self.reasoning = 0
+
+    def __repr__(self) -> str:
+        return f"<Tally {self.open} open, {self.completion} tokens>"
 
 
 class Row:
-    """A request's place in the engine.
+    """A choice's place in the engine; a request with several is one row until its prompt is processed.
 
     `caches` hold its first `position` prompt tokens while the prompt is processed; the last one is left for the first
     decode step. `usage()` counts generated tokens, the end-of-sequence token included, as OpenAI-compatible servers
     do; a stop string's tokens count too. `prompt_tokens` of a request that ended early are those processed by then.
     """
 
-    def __init__(self, request: GenerateRequest, prompt: Prompt, detokenizer: Detokenizer):
+    def __init__(
+        self,
+        request: GenerateRequest,
+        prompt: Prompt,
+        detokenizer: Detokenizer,
+        parser: Parser | None = None,
+        eager: bool = False,
+        *,
+        guide: Guide | None = None,
+        index: int = 0,
+        tally: Tally | None = None,
+    ):
         self.request = request
         self.prompt = prompt
-        self.sampling = request.sampling
-        if request.deterministic and self.sampling.seed is None:
-            self.sampling = msgspec.structs.replace(self.sampling, seed=0)
+        self.guide = guide
+        self.eager = eager  # whether its tool calls are told as they come
+        self.index = index
+        self.width = request.n  # the places it takes, or will take, among the running rows
+        self.tally = tally or Tally(request.n)
+        self.sampling = _seeded(request, index)
         self.answer: list[int] = []
         self.caches: list[Any] = []
         self.started = self.cautious = False
@@ -36,10 +68,9 @@ class Row:
         self.prefilled = 0
         self.stops: list[int] = []
         self.ended = False
-        self._detokenizer = detokenizer
-        self._stop_strings = StopStrings(request.stop)
-        self._untold = 0
-        self._logprobs: list[TokenLogprob] = []
+        self.echoed: list[Echoed] = []
+        plain = answer(style=None, opened=False, dialect=None, tools=None, eager=False)
+        self._speech = Speech(request, index, detokenizer, parser or plain)
 
     def __repr__(self) -> str:
         total = len(self.prompt.tokens)
@@ -55,10 +86,21 @@ class Row:
         return len(self.prompt.tokens) - 1 - self.position
 
     @property
+    def looks_back(self) -> bool:
+        """Whether the log-probabilities of its prompt are asked for."""
+        return self.request.echo and self.request.logprobs is not None
+
+    @property
     def alone(self) -> bool:
-        """Whether its prompt is processed by itself: it wants fixed chunks, snapshots on the way, or failed before."""
+        """Whether its prompt is processed by itself: it wants fixed chunks, snapshots on the way, its prompt's
+        log-probabilities, or failed before."""
         wants_stops = any(stop > self.position for stop in self.stops)
-        return self.request.deterministic or self.cautious or wants_stops
+        return self.request.deterministic or self.cautious or wants_stops or self.looks_back
+
+    @property
+    def endless(self) -> bool:
+        """Whether an end of sequence does not end it. What a guide has completed ends nevertheless."""
+        return self.request.ignore_eos and (self.guide is None or self.request.structure is None)
 
     @property
     def last_token(self) -> int:
@@ -74,16 +116,25 @@ class Row:
         return self.prompt.tokens + self.answer
 
     def usage(self) -> Usage:
+        """The request's, all choices together."""
         return Usage(
             prompt_tokens=self.prefilled,
             cached_tokens=min(self.cached_tokens, self.prefilled),
-            completion_tokens=len(self.answer),
+            completion_tokens=self.tally.completion,
+            reasoning_tokens=self.tally.reasoning,
         )
 
     def restored(self, caches: Sequence[Any], tokens: int) -> None:
         """The first `tokens` prompt tokens came from the prefix cache; none did when it is 0."""
         self.caches, self.started = list(caches), True
         self.position = self.prefilled = self.cached_tokens = self.stored = tokens
+
+    def forked(self, other: Row) -> Row:
+        """Another choice of the same request, its prompt processed as far as this row's."""
+        self.width = other.width = 1
+        other.started, other.position, other.prefilled = True, self.position, self.prefilled
+        other.stored, other.cached_tokens = self.stored, self.cached_tokens
+        return other
 
     def prefill(self) -> Stage:
         """Where the prompt is, to be told."""
@@ -101,33 +152,35 @@ class Row:
     ) -> list[Event]:
         """The next token. `finish` is "stop" for an end-of-sequence token (which has no text), else "length" or None."""
         self.answer.append(token)
-        self._untold += 1
-        if logprob is not None:
-            self._logprobs.append(logprob)
-        text = "" if finish == "stop" else self._detokenizer.add(token)
-        emit, stopped = self._stop_strings.feed(text)
-        if finish is not None and not stopped:
-            rest, stopped = self._rest()
-            emit += rest
-        events = self._text(emit)
-        if stopped or finish is not None:
-            events.append(self._done("stop" if stopped or finish == "stop" else "length"))
+        self.tally.completion += 1
+        speech = self._speech
+        before = speech.reasoning_tokens
+        events = speech.add(token, silent=finish == "stop", last=finish is not None, logprob=logprob)
+        self.tally.reasoning += speech.reasoning_tokens - before
+        if speech.stopped or finish is not None:
+            events.append(self.done("stop" if speech.stopped or finish == "stop" else "length"))
         return events
 
-    def _rest(self) -> tuple[str, bool]:
-        emit, stopped = self._stop_strings.feed(self._detokenizer.flush())
-        if stopped:
-            return emit, True
-        tail, stopped = self._stop_strings.flush()
-        return emit + tail, stopped
-
-    def _text(self, text: str) -> list[Event]:
-        if not text:
-            return []
-        told, self._untold = self._untold, 0
-        logprobs, self._logprobs = tuple(self._logprobs), []
-        return [Text(self.id, text, told, logprobs)]
-
-    def _done(self, reason: FinishReason) -> Done:
+    def done(self, reason: FinishReason) -> Done:
+        """It ends now."""
         self.ended = True
-        return Done(self.id, reason, self.usage())
+        self.tally.open -= 1
+        calls = self._speech.calls
+        return Done(
+            self.id,
+            "tool_calls" if calls and reason == "stop" else reason,
+            self.usage(),
+            self.index,
+            last=self.tally.open == 0,
+            calls=calls,
+            broken=self._speech.broken,
+        )
+
+
+def _seeded(request: GenerateRequest, index: int) -> Any:
+    """How the choice is drawn: each has a seed of its own, where there are seeds."""
+    sampling = request.sampling
+    if sampling.seed is None and not request.deterministic:
+        return sampling
+    seed = (sampling.seed or 0) + index
+    return msgspec.structs.replace(sampling, seed=(seed + SEEDS // 2) % SEEDS - SEEDS // 2)
