@@ -35,13 +35,13 @@ class Meter:
         return f"<Meter {self._running} running, {self._total} in all, {self._errors} errors>"
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """A model request is under way."""
-        self._running += 1
+    def request(self, count: int = 1) -> Iterator[None]:
+        """So many model requests are under way: a body with several prompts is several."""
+        self._running += count
         try:
             yield
         finally:
-            self._running -= 1
+            self._running -= count
 
     def first_token(self, seconds: float) -> None:
         self._ttft.append((time.monotonic(), seconds))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import param
@@ -16,8 +18,10 @@ from mlx_panel import chat, cli
 from mlx_panel.engine_settings import EDITABLE, RELOAD
 from mlx_panel.errors import MlxPanelError, status_of
 from mlx_panel.http import openai_chat, openai_completions
+from mlx_panel.http.decode import Vocabulary
 from mlx_panel.http.fallback import Fallback
-from mlx_panel.http.openai_messages import MESSAGE_FIELDS, MESSAGE_UNSUPPORTED, NO_EFFECT, OTHER_PARTS, ROLES
+from mlx_panel.http.openai_fields import NO_EFFECT
+from mlx_panel.http.openai_messages import MESSAGE_FIELDS, MESSAGE_UNSUPPORTED, OTHER_PARTS, ROLES
 from mlx_panel.http.routes import MODULES
 from mlx_panel.job import Job, Level, Order, Stored
 from mlx_panel.messages import AuditRecord
@@ -26,16 +30,17 @@ from mlx_panel.settings import LIVE_TIMEOUTS, PREFIX, Settings
 from mlx_panel.snapshot import ModelState, Snapshot
 from mlx_panel.tuning import CacheFigures, CacheRecord, CacheReport, Option
 
+from .test_standard import DATA, needs_data
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BUILD = ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run", ".github/workflows/*")
 ELSEWHERE = re.compile(r"(?<![\w.])/work/|pypi\.org|pythonhosted\.org|index-url|index_url|artifactory", re.I)
 ENDPOINTS = [handler for module in MODULES for _, handler in module.routes if handler is not Fallback]
 PARAMETERS = [name for name in Settings.param if name != "name"]
-DIALECTS = {
-    "Chat completions": (openai_chat.ChatBody, openai_chat.VOCABULARY),
-    "Completions": (openai_completions.CompletionBody, openai_completions.VOCABULARY),
-}
+CHAT = (openai_chat.ChatBody, openai_chat.VOCABULARY)
+TEXT = (openai_completions.CompletionBody, openai_completions.VOCABULARY)
+IN_PART = {"best_of"}  # taken where it says nothing new
 
 
 def text(name: str) -> str:
@@ -55,13 +60,55 @@ def test_every_route_has_its_methods(endpoint: type) -> None:
     assert any(all(verb in line for verb in endpoint.verbs) for line in rows)
 
 
-@pytest.mark.parametrize("title", DIALECTS)
-def test_every_field_is_named(title: str) -> None:
-    sections = re.split(r"^## ", text("docs/api.md"), flags=re.M)
-    section = next(part for part in sections if part.startswith(f"{title}\n"))
-    body, vocabulary = DIALECTS[title]
-    names = {*vocabulary.unsupported, *(field.encode_name for field in msgspec.structs.fields(body))}
-    assert {name for name in names if f"`{name}`" not in section} == set()
+def verdict(name: str, body: type[msgspec.Struct], vocabulary: Vocabulary) -> str:
+    """What becomes of a field, in the words of the page."""
+    if name in vocabulary.unsupported or (name in IN_PART and name in body.__struct_fields__):
+        return "refused"
+    if name in body.__struct_fields__:
+        return "honoured"
+    return "no effect" if name in vocabulary.without_effect else "–"
+
+
+def fields() -> dict[str, tuple[str, str]]:
+    """Every field that either route knows, and what becomes of it there."""
+    names = {
+        name
+        for body, vocabulary in (CHAT, TEXT)
+        for name in (*body.__struct_fields__, *vocabulary.unsupported, *vocabulary.without_effect)
+    }
+    return {name: (verdict(name, *CHAT), verdict(name, *TEXT)) for name in names}
+
+
+def rows(section: str) -> dict[str, tuple[str, str]]:
+    """The table of a section: the first cell's name, and the two cells after it."""
+    part = next(
+        part for part in re.split(r"^## ", text("docs/api.md"), flags=re.M) if part.startswith(f"{section}\n")
+    )
+    found = re.findall(r"^\| `(\w+)`(?: \+)? \| ([\w –]+) \| ([\w –]+) \|", part, flags=re.M)
+    assert len(found) == len({name for name, _, _ in found})
+    return {name: (chat, completions) for name, chat, completions in found}
+
+
+def test_every_field_has_its_row() -> None:
+    assert rows("Fields") == fields()
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["CreateChatCompletionRequest", "CreateCompletionRequest"])
+def test_every_field_of_openai_is_known(name: str) -> None:
+    """None of them may count as unknown, and the page marks those it does not have."""
+    schemas = json.loads((DATA / "openai-openapi.json").read_text(encoding="utf-8"))["components"]["schemas"]
+
+    def properties(schema: dict[str, Any]) -> set[str]:
+        if "$ref" in schema:
+            return properties(schemas[schema["$ref"].rpartition("/")[2]])
+        return set(schema.get("properties", ())).union(*map(properties, schema.get("allOf", ())))
+
+    column = ("CreateChatCompletionRequest", "CreateCompletionRequest").index(name)
+    known = {field for field, verdicts in rows("Fields").items() if verdicts[column] != "–"}
+    assert properties(schemas[name]) - known == set()
+    added = set(re.findall(r"^\| `(\w+)` \+ \|", text("docs/api.md"), flags=re.M))
+    assert added & properties(schemas[name]) == set()
 
 
 def test_every_other_word_is_named() -> None:

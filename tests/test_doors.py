@@ -186,8 +186,8 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_parameter",
         "stream_options",
     ),
-    "n is two": ({"n": 2}, "unsupported_parameter", "n"),
-    "n is true": ({"n": True}, "unsupported_parameter", "n"),
+    "n is too high": ({"n": 129}, "invalid_parameter", "n"),
+    "n is true": ({"n": True}, "invalid_parameter", "n"),
     "seed is half": ({"seed": 0.5}, "invalid_parameter", "seed"),
     "seed is huge": ({"seed": 2**63}, "invalid_parameter", "seed"),
     "presence_penalty too high": ({"presence_penalty": 2.1}, "invalid_parameter", "presence_penalty"),
@@ -255,13 +255,19 @@ def test_a_wrong_message_is_named(serving: Running, fault: str) -> None:
 
 
 CHAT_REFUSED = {
-    "tools": [{"type": "function"}],
-    "response_format": {"type": "json_object"},
-    "logprobs": True,
-    "n": 2,
-    "tool_choice": "required",
-    "modalities": ["audio"],
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy", "format": "mp3"},
+    "prediction": {"type": "content", "content": "x"},
+    "web_search_options": {},
+    "moderation": {"model": "x"},
+    "verbosity": "low",
     "store": True,
+    "guided_json": {"type": "object"},
+    "guided_regex": "a",
+    "guided_choice": ["a"],
+    "guided_grammar": "start: /a/",
 }
 CHAT_NEUTRAL = {
     "n": 1,
@@ -274,6 +280,15 @@ CHAT_NEUTRAL = {
     "logit_bias": {},
     "seed": None,
     "store": False,
+    "functions": [],
+    "function_call": "auto",
+    "parallel_tool_calls": True,
+    "top_logprobs": 0,
+    "reasoning_effort": "none",
+    "modalities": ["text"],
+    "verbosity": "medium",
+    "chat_template_kwargs": {},
+    "structured_outputs": {},
 }
 
 
@@ -497,6 +512,7 @@ def test_the_queue_clock(serve: Any) -> None:
 
 def test_a_silent_stream_is_kept_alive(serve: Any) -> None:
     server = serve(sse_keepalive_seconds=0.1, timeout_chat_seconds=1)
+    server.client.post("/v1/admin/models/load/stalled").raise_for_status()
     with server.client.stream(
         "POST", "/v1/chat/completions", json=body("chat", "stalled", stream=True)
     ) as stream:

@@ -146,11 +146,7 @@ def test_completions(client: openai.OpenAI, stream: bool) -> None:
 ERRORS: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
     ({"model": "nothing"}, openai.NotFoundError, "model_not_found"),
     ({"temperature": 9}, openai.BadRequestError, "invalid_parameter"),
-    (
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        openai.BadRequestError,
-        "unsupported_parameter",
-    ),
+    ({"functions": [{"name": "f"}]}, openai.BadRequestError, "unsupported_parameter"),
     ({"max_tokens": 100_000}, openai.BadRequestError, "context_length_exceeded"),
     ({"model": "failing"}, openai.InternalServerError, "generation_failed"),
     ({"model": "broken"}, openai.InternalServerError, "model_load_failed"),

@@ -39,6 +39,11 @@ def send_everywhere(server: Running) -> None:
         server.client.post(
             GENERATE[0], content=raw + CANARY.encode(), headers={"Content-Type": "application/json"}
         )
+    for model in ("tiny", "plain"):
+        for route in GENERATE:
+            for more in held(route):
+                for stream in (False, True):
+                    server.client.post(route, json=full(route, model, stream=stream) | more)
     for wrong in (
         {"temperature": CANARY},
         {"stop": [CANARY] * 20},
@@ -65,6 +70,51 @@ def full(route: str, model: str, **more: Any) -> dict[str, Any]:
         "stop": [CANARY],
         **more,
     }
+
+
+def held(route: str) -> list[dict[str, Any]]:
+    """The canary in whatever says what an answer looks like, right and wrong."""
+    schema = {"type": "object", "properties": {CANARY: {"enum": [CANARY]}}, "required": [CANARY]}
+    tool = {"name": CANARY, "description": CANARY, "parameters": schema}
+    shapes: list[dict[str, Any]] = [
+        {"regex": f"{CANARY}+"},
+        {"regex": f"({CANARY}"},
+        {"choice": [CANARY]},
+        {"grammar": f'start: "{CANARY}"'},
+        {"grammar": f"start: {CANARY}"},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": CANARY, "schema": schema}}},
+        {"structured_outputs": {"json": f'{{"pattern": "({CANARY}"}}'}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {CANARY: {"not": 1}}},
+            }
+        },
+        {"response_format": {"type": CANARY}},
+        {"logprobs": 2, "echo": True, "prompt": [CANARY, CANARY]},
+    ]
+    if "chat" not in route:
+        return shapes
+    call = {"id": CANARY, "type": "function", "function": {"name": CANARY, "arguments": f'{{"{CANARY}": 1'}}
+    turns = [
+        {"role": "user", "content": CANARY},
+        {"role": "assistant", "content": None, "reasoning_content": CANARY, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": CANARY, "content": CANARY},
+    ]
+    tools = [{"type": "function", "function": tool | {"strict": strict}} for strict in (False, True)]
+    return [
+        *shapes,
+        {"logprobs": True, "top_logprobs": 3, "messages": turns},
+        {"tools": tools[:1], "messages": turns},
+        {"tools": tools[1:], "tool_choice": "required", "messages": turns},
+        {"tools": tools[1:], "tool_choice": {"type": "function", "function": {"name": CANARY}}},
+        {"tools": tools},
+        {"tools": [{"type": CANARY, CANARY: CANARY}]},
+        {"tools": tools[:1], "tool_choice": CANARY},
+        {"chat_template_kwargs": {CANARY: CANARY}},
+        {"reasoning_effort": CANARY},
+        {"reasoning": {CANARY: CANARY}},
+    ]
 
 
 def leaks(folder: Path) -> list[Path]:

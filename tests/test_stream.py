@@ -94,6 +94,27 @@ def test_every_event_comes_once_and_in_order(frames: list[tuple[int, bool, int]]
     assert heard == sent
 
 
+async def test_one_stream_follows_several_requests() -> None:
+    """It ends when all have ended, choices included, or when one fails; what others say then is dropped."""
+    streams = Streams()
+    both = streams.open("a", "b")
+    streams.deliver(
+        [Text("b", "x"), Done("a", "stop", Usage(), 0, last=False), Done("a", "stop", Usage(), 1)]
+    )
+    assert len(await both.take()) == 3
+    assert (both.ended, both.over, len(streams)) == (False, False, 1)
+    streams.deliver([Text("a", "too late"), Done("b", "stop", Usage())])
+    assert both.ended
+    assert not both.over
+    assert [type(event) for event in await both.take()] == [Done]
+    assert (both.over, len(streams)) == (True, 0)
+    other = streams.open("c", "d")
+    streams.deliver([Failed("c", "generation_failed"), Text("d", "dropped"), Done("d", "stop", Usage())])
+    assert [type(event) for event in await other.take()] == [Failed]
+    assert other.over
+    assert (streams.close("c"), streams.close("d")) == (False, True), "the other's work is to be cancelled"
+
+
 async def test_a_sink_that_fails_harms_its_own_stream_only() -> None:
     streams, heard = Streams(), {"a": [], "b": [], "c": []}  # type: ignore[var-annotated]
 
@@ -393,7 +414,7 @@ def test_a_server_that_lagged_writes_once(serve: Any) -> None:
 
 def test_a_client_that_does_not_read_grows_nothing_and_delays_nobody(serve: Any) -> None:
     """A flood of 160 MB, of which the server may keep what fits the socket and `ROOM`."""
-    server: Running = serve(timeout_write_seconds=3)
+    server: Running = serve(timeout_write_seconds=10)
     scripted(server.folder, "flood", text="x" * 20_000, repeat=8000, context_length=100_000)
     wait_for(lambda: "flood" in server.client.get("/v1/models").text)
     for model in ("flood", "slow"):
@@ -406,7 +427,7 @@ def test_a_client_that_does_not_read_grows_nothing_and_delays_nobody(serve: Any)
         reply = server.client.post(GENERATE[0], json=body("chat", "slow", stream=True, max_tokens=50))
         assert events(reply)[-1] == "data: [DONE]"
         assert server.client.get("/health").json()["requests"] == 1, "the flood was to last longer than that"
-        row = server.row("standing", timeout=15)
+        row = server.row("standing", timeout=40)
         grown = process.memory_info().rss - before
     assert (row["status"], row["error_type"]) == ("cancelled", "client_gone")
     assert grown < 40 << 20, f"{grown >> 20} MB"
@@ -424,7 +445,8 @@ def test_a_client_that_pauses_hears_everything(serving: Running) -> None:
         client.settimeout(30)
         client.connect(("127.0.0.1", int(serving.url.rpartition(":")[2])))
         client.sendall(asked)
-        time.sleep(2)
+        wait_for(lambda: running(serving, "wordy"))
+        wait_for(lambda: not running(serving, "wordy"), 30)  # all of it has left the worker
         data = bytearray()
         while not data.endswith(b"\r\n0\r\n\r\n"):
             data += client.recv(1 << 16)
@@ -434,6 +456,12 @@ def test_a_client_that_pauses_hears_everything(serving: Running) -> None:
     said = [words(line) for line in lines]
     assert "".join(said).split() == ["word"] * 40_000
     assert max(map(len, said)) > 1000
+
+
+def running(server: Running, name: str) -> int:
+    """How many requests a model's worker has."""
+    models = server.client.get("/v1/admin/models/status").json()["models"]
+    return sum(model["running"] for model in models if model["id"] == name)
 
 
 def unchunked(data: bytes) -> bytes:

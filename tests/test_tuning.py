@@ -473,13 +473,13 @@ def test_fields_become_sampling(dialect: Any) -> None:
     }  # fmt: skip
     whole = body(dialect.routes[0][0]) | asked
     call = dialect.decode(json.dumps(whole).encode(), id="x", refuse_unknown=True)
-    assert call.request.sampling == Sampling(
+    assert call.first.sampling == Sampling(
         seed=-7, presence_penalty=0.5, frequency_penalty=-2.0, repetition_penalty=1.1, repetition_context=20,
         logit_bias={0: -100.0, 17: 2.5},
     )  # fmt: skip
-    assert call.request.deterministic
+    assert call.first.deterministic
     nothing = dialect.decode(json.dumps(whole | dict.fromkeys(asked)).encode(), id="x", refuse_unknown=True)
-    assert (nothing.request.sampling, nothing.request.deterministic) == (Sampling(), False)
+    assert (nothing.first.sampling, nothing.first.deterministic) == (Sampling(), False)
 
 
 @pytest.mark.parametrize("route", GENERATE)

@@ -19,9 +19,10 @@ PRINTABLE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
-    """The fields an API defines beside those that are taken."""
+    """The fields an API defines beside those that are taken; `instead` names what to send for an unsupported one."""
 
     unsupported: Mapping[str, tuple[Any, ...]] = {}
+    instead: Mapping[str, str] = {}
     without_effect: frozenset[str] = frozenset()
 
 
@@ -62,7 +63,8 @@ def _sort(raw: dict[str, Any], into: type, vocabulary: Vocabulary, refuse_unknow
     rest = [name for name in raw if name not in taken]
     for name in rest:
         if name in vocabulary.unsupported and not neutral(raw[name], vocabulary.unsupported[name]):
-            raise UnsupportedParameter(f"The parameter '{name}' is not supported here.", field=name)
+            other = f"; use '{vocabulary.instead[name]}'" if name in vocabulary.instead else ""
+            raise UnsupportedParameter(f"The parameter '{name}' is not supported here{other}.", field=name)
     ignored = [name for name in rest if name not in vocabulary.unsupported and raw[name] is not None]
     unknown = [name for name in ignored if name not in vocabulary.without_effect]
     if unknown and refuse_unknown:

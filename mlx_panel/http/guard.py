@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from ..errors import Timeout
-from ..messages import CacheReport, Event, Stage
-from ..pool.stream import FINAL, Stream
+from ..messages import CacheReport, Echo, Event, Stage
+from ..pool.stream import Stream
 from ..settings import Settings
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Clocks:
     def saw(self, event: Event) -> None:
         """Advance by an event of the request."""
         self._ends.pop("queue", None)
-        if not isinstance(event, Stage | CacheReport):
+        if not isinstance(event, Stage | CacheReport | Echo):
             self._ends.pop("first_token", None)
             self.spoke = time.monotonic()
 
@@ -96,7 +96,7 @@ async def guard(stream: Stream, clocks: Clocks, tick: Callable[[], float]) -> As
         for event in events:
             if not (isinstance(event, Stage) and event.stage == "queued"):
                 clocks.saw(event)
-        ended = bool(events) and isinstance(events[-1], FINAL)
+        ended = stream.over
         if not events:
             clocks.check()
         yield events

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import admin, benchmarks, cache, fallback, health, openai_chat, openai_completions, openai_models
+from . import (
+    admin,
+    benchmarks,
+    cache,
+    embeddings,
+    fallback,
+    health,
+    openai_chat,
+    openai_completions,
+    openai_models,
+)
 from .endpoint import Endpoint
 from .house import FindHouse
 
-MODULES = (health, openai_chat, openai_completions, openai_models, admin, cache, benchmarks, fallback)
+MODULES = (
+    health,
+    openai_chat,
+    openai_completions,
+    embeddings,
+    openai_models,
+    admin,
+    cache,
+    benchmarks,
+    fallback,
+)
 
 Route = tuple[str, type[Endpoint], dict[str, Any]]
 
