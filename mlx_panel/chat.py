@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -28,6 +28,13 @@ class Refused(MlxPanelError):
     code, title = "refused", "Refused"
 
 
+class Said(NamedTuple):
+    """A piece of the answer, or of the reasoning before it."""
+
+    text: str
+    thought: bool = False
+
+
 class Conversation:
     """Turns so far, and the next answer from a server."""
 
@@ -39,24 +46,25 @@ class Conversation:
     def reset(self) -> None:
         self.turns = []
 
-    def ask(self, text: str) -> Generator[str, None, None]:
-        """Pieces of the answer as they come; what has come when the reading stops is part of the conversation.
+    def ask(self, text: str) -> Generator[Said, None, None]:
+        """Pieces as they come; what has come of the answer when the reading stops is part of the conversation.
 
         Raises Refused with the server's message, ServerUnreachable.
         """
         self.turns.append({"role": "user", "content": text})
         pieces: list[str] = []
         try:
-            for piece in self._stream():
-                pieces.append(piece)
-                yield piece
+            for said in self._stream():
+                if not said.thought:
+                    pieces.append(said.text)
+                yield said
         finally:
             if pieces:
                 self.turns.append({"role": "assistant", "content": "".join(pieces)})
             else:
                 self.turns.pop()
 
-    def _stream(self) -> Iterator[str]:
+    def _stream(self) -> Iterator[Said]:
         body = {
             "model": self._model,
             "messages": [*self._system, *self.turns],
@@ -85,11 +93,15 @@ def _json(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def _pieces(chunk: dict[str, Any]) -> Iterator[str]:
+def _pieces(chunk: dict[str, Any]) -> Iterator[Said]:
     if "error" in chunk:
         raise Refused(_message(chunk))
     for choice in chunk["choices"]:
-        yield choice["delta"].get("content") or ""
+        delta = choice["delta"]
+        if delta.get("reasoning_content"):
+            yield Said(delta["reasoning_content"], thought=True)
+        if delta.get("content"):
+            yield Said(delta["content"])
 
 
 def _message(problem: dict[str, Any]) -> str:
@@ -161,8 +173,13 @@ def _answer(console: Console, conversation: Conversation, text: str) -> None:
     answer = conversation.ask(text)
     try:
         with contextlib.closing(answer):
+            thought = False
             for piece in answer:
-                console.print(printable(piece), end="", markup=False, soft_wrap=True)
+                if thought and not piece.thought:
+                    console.print("\n")
+                thought = piece.thought
+                style = "dim italic" if thought else None
+                console.print(printable(piece.text), end="", markup=False, soft_wrap=True, style=style)
     except KeyboardInterrupt:
         console.print(" [dim](stopped)[/]", end="")
     except MlxPanelError as error:

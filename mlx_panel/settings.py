@@ -57,7 +57,7 @@ class Settings(EngineSettings):
         120,
         bounds=(1, 86400),
         label="Embeddings",
-        doc="Total time of an embeddings request; holds once that endpoint is there.",
+        doc="Total time of an embeddings request, from its arrival to its vectors.",
     )
     timeout_queue_seconds = param.Number(
         0, bounds=(0, 86400), doc="Longest wait in the queue before prefill starts."

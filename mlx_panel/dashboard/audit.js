@@ -45,13 +45,36 @@ function modelCell(row) {
   return h("span", {class: "clip", title: asked ? `${used}, ${asked}` : used}, used)
 }
 
+const plural = (number, one, more) => (number === 1 ? `1 ${one}` : `${count(number)} ${more}`)
+
+function chip(text, tone, title) {
+  return h("span", {class: "chip", "data-tone": tone, title}, text)
+}
+
+/** Why the answer ended, and what it consisted of beside text. */
+function finish(row) {
+  const notes = []
+  if (row.choices > 1) notes.push(chip(`× ${count(row.choices)}`, "calm", row.finish_reason ? "Choices" : "Inputs"))
+  if (row.structure) notes.push(chip(row.structure, "calm", "What the answer was held to"))
+  if (row.tool_calls) notes.push(chip(plural(row.tool_calls, "call", "calls"), "calm", "Tool calls"))
+  if (row.broken_tool_calls) {
+    notes.push(chip(`${count(row.broken_tool_calls)} unreadable`, "warn", "Tool calls that could not be read and came as text"))
+  }
+  return h("span", {class: "finish"}, row.finish_reason || NONE, ...notes)
+}
+
+function answer(row) {
+  const title = row.reasoning_tokens ? `${count(row.reasoning_tokens)} of them reasoning` : null
+  return h("span", {title}, count(row.completion_tokens))
+}
+
 const COLUMNS = [
   ["Time", when], ["Request", requestId], ["Endpoint", (r) => h("code", {}, r.endpoint)], ["Model", modelCell],
   ["Status", (r) => h("span", {class: "chip", "data-tone": STATUS_TONES[r.status] || "calm"}, r.status)],
   ["HTTP", (r) => String(r.http_status), "number"], ["Stream", (r) => (r.stream ? "yes" : "no")],
   ["First token", (r) => duration(r.ttft_ms), "number"], ["Duration", (r) => duration(r.duration_ms), "number"],
-  ["Prompt", (r) => count(r.prompt_tokens), "number"], ["Answer", (r) => count(r.completion_tokens), "number"],
-  ["Finish", (r) => r.finish_reason || NONE], ["Error", (r) => r.error_type || NONE], ["Caller", (r) => r.caller || NONE],
+  ["Prompt", (r) => count(r.prompt_tokens), "number"], ["Answer", answer, "number"],
+  ["Finish", finish], ["Error", (r) => r.error_type || NONE], ["Caller", (r) => r.caller || NONE],
 ]
 
 function rowNode(row) {

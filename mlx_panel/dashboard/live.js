@@ -202,7 +202,10 @@ function parameters(n) {
 
 function describe(m) {
   const restarts = m.restarts ? `restarted ${m.restarts}×` : ""
-  return [m.architecture, parameters(m.parameters), m.needed ? "kept loaded" : "", restarts].filter(Boolean).join(" · ")
+  const kind = m.kind === "embedding" ? "embeddings" : ""
+  const reasons = m.reasoning ? "reasons" : ""
+  const tools = m.tools ? `tools: ${m.tools}` : ""
+  return [m.architecture, parameters(m.parameters), kind, reasons, tools, m.needed ? "kept loaded" : "", restarts].filter(Boolean).join(" · ")
 }
 
 /** What the button of a model says and does; null does nothing. */
