@@ -336,7 +336,7 @@ def test_all_kinds_of_rows_share_a_batch(
 ) -> None:
     """A plain, a penalised, a constrained row, one with log-probabilities, one that fails, and one that is late."""
     lone = {id: text(run(engine, request)) for id, request in several().items()}
-    for id, request in several().items():
+    for request in several().values():
         engine.add(request)
     fail = "fails"
     engine.add(ask(fail, ignore_eos=True))
