@@ -331,7 +331,7 @@ async def test_a_sweep_of_a_server_keeps_the_loop_free_and_tells_how_far_it_is(s
         assert min(row.e2e for row in run.rows) > 80
         assert all(row.ttft < row.e2e for row in run.rows)
     assert result.runs[0].summary.seconds > result.runs[1].summary.seconds
-    assert result.runs[0].ignore_eos == "ignored"
+    assert result.runs[0].ignore_eos == "taken"
     assert result.targets[0].server.startswith("mlx-panel/")
     assert "mlx" in result.targets[0].versions
 
