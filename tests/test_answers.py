@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import mlx.core as mx
+import msgspec
 import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
@@ -71,7 +72,9 @@ def engine(folder: Path):
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory):
-    engine = Engine.load(tiny_model(tmp_path_factory.mktemp("thinker"), template=THINKS, marks=("<think>", "</think>")))
+    engine = Engine.load(
+        tiny_model(tmp_path_factory.mktemp("thinker"), template=THINKS, marks=("<think>", "</think>"))
+    )
     yield engine
     engine.close()
 
@@ -156,6 +159,21 @@ def test_choices_take_places(engine: Engine) -> None:
     assert ended.index("3") < 8
 
 
+def test_choices_that_came_when_more_could_run_find_a_place(engine: Engine) -> None:
+    engine.add(ask("runs", max_tokens=20, ignore_eos=True))
+    engine.step()
+    engine.add(ask("wide", n=6, max_tokens=4, ignore_eos=True))
+    engine.add(ask("next", max_tokens=4, ignore_eos=True))
+    engine.tune(EngineOptions(max_batch=2))
+    events = defaultdict(list)
+    for _ in range(200):
+        for event in engine.step():
+            events[event.id].append(event)
+    assert not engine.busy
+    assert done(events["wide"]).usage.completion_tokens == 24
+    assert done(events["next"]).usage.completion_tokens == 4
+
+
 def test_a_cancelled_request_is_gone_with_all_choices(engine: Engine) -> None:
     engine.add(ask("a", n=4, max_tokens=None, ignore_eos=True))
     engine.add(ask("b", max_tokens=30, ignore_eos=True))
@@ -183,6 +201,19 @@ def test_min_tokens_and_ignore_eos(engine: Engine) -> None:
     assert (on.usage.completion_tokens, on.finish_reason) == (12, "length")
 
 
+def test_what_is_complete_ends_nevertheless(engine: Engine) -> None:
+    """An answer held to a form has nothing to go on with, whatever `ignore_eos` and `min_tokens` say."""
+    sampling = Sampling(temperature=1.0, seed=1)
+    tools = Tools((WEATHER,), "required", "weather", parallel=False)
+    for more in ({"ignore_eos": True}, {"min_tokens": 190}):
+        end = done(run(engine, chat(tools=tools, sampling=sampling, **more)))
+        assert (end.finish_reason, end.calls) == ("tool_calls", 1)
+    drawn = Sampling(temperature=1.0, seed=1, logit_bias={EOS: 100.0})
+    held = Structure("regex", text="[ab]{3,20}")
+    assert len(text(run(engine, chat(structure=held, sampling=drawn)))) == 3
+    assert len(text(run(engine, chat(structure=held, sampling=drawn, ignore_eos=True)))) == 20
+
+
 def test_a_stop_string_waits_for_min_tokens(engine: Engine) -> None:
     whole = text(run(engine, ask(ignore_eos=True)))
     stop = next(char for char in whole if char.isprintable())
@@ -198,8 +229,10 @@ def test_a_stop_string_waits_for_min_tokens(engine: Engine) -> None:
 def reference(engine: Engine, tokens: list[int]) -> np.ndarray:
     logits = engine.model(mx.array([tokens]), cache=make_prompt_cache(engine.model))[0].astype(mx.float32)
     rows = np.array(logits)
-    return rows - np.log(np.exp(rows - rows.max(-1, keepdims=True)).sum(-1, keepdims=True)) - rows.max(
-        -1, keepdims=True
+    return (
+        rows
+        - np.log(np.exp(rows - rows.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - rows.max(-1, keepdims=True)
     )
 
 
@@ -257,6 +290,19 @@ def test_reasoning_that_the_prompt_began_is_told_apart_and_has_a_budget(thinker:
     assert not text(open_ended)
 
 
+def test_the_marks_of_reasoning_are_no_tokens_of_the_answer(thinker: Engine) -> None:
+    on = lost_in_thought(thinker)
+    for budget in (0, 3):
+        request = chat(
+            max_tokens=12, ignore_eos=True, sampling=on, logprobs=0, thinking=Thinking(budget=budget)
+        )
+        told = [
+            one.piece for event in run(thinker, request) if isinstance(event, Text) for one in event.logprobs
+        ]
+        assert told
+        assert b"</think>" not in told
+
+
 def test_a_model_that_does_not_reason_has_no_budget(engine: Engine) -> None:
     with pytest.raises(UnsupportedParameter) as refused:
         engine.add(chat(thinking=Thinking(budget=5)))
@@ -285,6 +331,17 @@ def test_an_answer_follows_its_schema_after_reasoning_too(
     assert text(events, kind=Reasoning)
     jsonschema.validate(json.loads(text(events)), SCHEMA)
     assert done(events).finish_reason == "stop"
+
+
+def test_a_budget_that_ends_inside_a_character_waits_for_its_end(thinker: Engine) -> None:
+    """The grammar allows no mark there."""
+    (close,) = thinker.tokenizer.encode("</think>", add_special_tokens=False)
+    first, *_ = thinker.tokenizer.encode("\U0010ffff", add_special_tokens=False)
+    sampling = Sampling(temperature=0.0, logit_bias={close: -100.0, first: 100.0})
+    held = chat(structure=Structure("choice", choices=("yes", "no")), thinking=Thinking(budget=1))
+    events = run(thinker, msgspec.structs.replace(held, max_tokens=40, sampling=sampling))
+    assert text(events) in ("yes", "no")
+    assert done(events).usage.reasoning_tokens < 10
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -324,9 +381,10 @@ def test_a_grammar_that_loses_its_way_is_named(engine: Engine) -> None:
             return self
 
     engine.add(ask("good"))
-    engine.add(ask("lost", ignore_eos=True))
+    engine.add(ask("lost", ignore_eos=True, n=3))
     next(row for row in engine._prefill.queue if row.id == "lost").guide = Lost()
     events = drain(engine)
+    assert [type(event) for event in events["lost"]].count(Failed) == 1, "once for all choices"
     assert (events["lost"][-1].code, events["lost"][-1].field) == ("grammar_too_complex", "tools")
     assert done(events["good"])
 

@@ -115,3 +115,19 @@ def test_a_model_may_be_asked_for_one_function() -> None:
     walk = Walk(f"start: calls\n{rules}", tokenizer, (), seed=0)
     assert walk.allows('\n{"name": "two", "arguments": {"a": "x"}}\n</tool_call>')
     assert not walk.allows('\n{"name": "free", "arguments": {}}\n</tool_call>')
+
+
+@ALL
+@pytest.mark.parametrize(
+    "parameters", [None, {"type": "object"}, NONE, TWO], ids=["none", "any", "empty", "two"]
+)
+def test_functions_that_are_alike_share_a_grammar(
+    dialect: Dialect, parameters: dict[str, Any] | None
+) -> None:
+    tools = [Tool(name, parameters=parameters) for name in ("get", "get_x", "a.b-c", "class", "calls", "1")]
+    tokenizer = byte_tokenizer(())
+    rules = dialect.rules(tools, literal=literal_of(tokenizer, ()), json=lark_of, several=True)
+    walk = Walk(f"start: calls\n{rules}", tokenizer, closings(dialect), seed=1)
+    parser = dialect.parser(Tools(tuple(tools)), eager=False)
+    assert said(fed(parser, dialect.trigger + walk.answer())) == ""
+    assert parser.calls

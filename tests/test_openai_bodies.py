@@ -191,6 +191,8 @@ REFUSED: list[tuple[dict[str, Any], type[BadRequest], str]] = [
         InvalidParameter,
         "chat_template_kwargs",
     ),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 1025}]}, InvalidParameter, "messages[...].content"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}] * 257}]}, InvalidParameter, "messages[...].tool_calls"),
     ({"chat_template_kwargs": [1]}, InvalidParameter, "chat_template_kwargs"),
     ({"chat_template_kwargs": {"a": "x" * 70_000}}, InvalidParameter, "chat_template_kwargs"),
     ({"chat_template_kwargs": DEEP}, InvalidParameter, "chat_template_kwargs"),

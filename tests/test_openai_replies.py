@@ -203,6 +203,11 @@ def test_offsets_of_bytes_that_are_no_text(pieces: list[bytes]) -> None:
             assert text[offset:].startswith(whole)
 
 
+def test_a_character_that_never_came_whole_is_before_the_next_token() -> None:
+    pieces = [Text("a", "f", 1, (token(b"f\xc3"),)), Text("a", "\ufffdE", 1, (token(b"E"),))]
+    assert TextLogprobs().all(pieces)["text_offset"] == [0, 2]
+
+
 def test_a_token_that_is_no_text() -> None:
     half = token("é".encode()[:1], -0.5, ("é".encode()[:1], -0.5), (b"e", -1.0), (b"e", -2.0))
     assert spelled(half.piece) == "bytes:\\xc3"

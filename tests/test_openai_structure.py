@@ -295,9 +295,16 @@ def test_tokens_are_the_text_they_stand_for(client: openai.OpenAI) -> None:
     assert same == ["A" + text.choices[0].text]
 
 
-async def test_a_plain_a_penalised_a_held_a_streamed_and_a_failing_request_share_a_batch(server: Running) -> None:
+async def test_a_plain_a_penalised_a_held_a_streamed_and_a_failing_request_share_a_batch(
+    server: Running,
+) -> None:
     """Each gets what it gets alone; the one that fails has no say in it."""
-    held = {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": Person.model_json_schema()}}}
+    held = {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "p", "schema": Person.model_json_schema()},
+        }
+    }
     asked: dict[str, dict[str, Any]] = {
         "plain": {},
         "penalised": {"presence_penalty": 1.5, "repetition_penalty": 1.4, "logit_bias": {"40": 2}},
@@ -309,7 +316,12 @@ async def test_a_plain_a_penalised_a_held_a_streamed_and_a_failing_request_share
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
 
         async def one(name: str) -> str:
-            more = {"temperature": 1, "seed": len(name), "max_tokens": 300 if name == "held" else 40, **asked[name]}
+            more = {
+                "temperature": 1,
+                "seed": len(name),
+                "max_tokens": 300 if name == "held" else 40,
+                **asked[name],
+            }
             extra = {key: more.pop(key) for key in ("repetition_penalty", "regex") if key in more}
             try:
                 reply = await client.chat.completions.create(**ask(**more), extra_body=extra)

@@ -165,7 +165,9 @@ def test_refusals_come_back_with_code_and_numbers(peer: Peer) -> None:
     peer.socket.send(b"\xc1")
     peer.send(Add(ask(max_tokens=13)))
     numbers = {"context_length": 16, "prompt_tokens": 4, "max_tokens": 13}
-    assert peer.take(Frame).events == [Failed("a", "context_length_exceeded", numbers=numbers, field="prompt")]
+    assert peer.take(Frame).events == [
+        Failed("a", "context_length_exceeded", numbers=numbers, field="prompt")
+    ]
     peer.send(Stop())
     code, logged = peer.end()
     assert code == 0

@@ -161,7 +161,9 @@ class Batch:
         if self._lone is not None and len(rows) == 1:
             self._lone.plain(rows[0], time.perf_counter() - self._launched)
         return [
-            Token(row, token, self._finish(row, token, row.room), place in taken.bad, taken.logprobs.get(place))
+            Token(
+                row, token, self._finish(row, token, row.room), place in taken.bad, taken.logprobs.get(place)
+            )
             for row, place in zip(rows, places, strict=True)
             for token in (int(taken.ids[place]),)
         ]

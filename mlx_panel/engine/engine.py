@@ -295,7 +295,7 @@ class Engine:
             tokens = lane.step(ready)
         except Exception as error:
             return self._start_over(lane, ready, error)
-        return [event for token in tokens if not token.row.ended for event in self._take(lane, token)]
+        return [event for token in tokens if not token.row.over for event in self._take(lane, token)]
 
     def _take(self, lane: Batch, token: Token) -> list[Event]:
         row = token.row
@@ -324,6 +324,7 @@ class Engine:
 
     def _fail(self, row: Row, error: Exception) -> Failed:
         """One choice fails: its request does."""
+        row.tally.failed = True  # those of its rows that ended in this step have left their lane before
         self._drop(row.id)
         log.error("one request failed: %s", site(error))
         self._doubt([row], error)

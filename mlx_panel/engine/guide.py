@@ -138,10 +138,12 @@ class Budget:
     def accept(self, token: int) -> None:
         if self._thinking is False:
             return
-        if self._thinking and self._left <= 0:
+        if self._thinking and self._left <= 0 and token == self._closing[self._forced]:
             self._forced += 1
             self._thinking = self._forced < len(self._closing)
             return
+        # Another guide may have the last word, inside a character for one: the mark is then begun anew.
+        self._forced = 0
         self._said += self._piece(token)
         if self._thinking is None:
             self._begin()

@@ -63,8 +63,8 @@ class Intake:
         self._check(request)
         built = prompt.build(request, self._tokenizer, self._context_length, self._floor, self.manner)
         text = self._grammar(request, built)
-        row = Row(request, built, *self._voice(request, built, eager=text is not None))
-        guides = self._guides(request, built)
+        row = Row(request, built, *self._voice(request, built, held=text is not None))
+        guides = self._guides(request, built, held=text is not None)
         if text is None:
             row.guide = together(guides)
             return row
@@ -102,7 +102,7 @@ class Intake:
         request, built = row.request, row.prompt
         others = []
         for index in range(1, request.n):
-            voice = self._voice(request, built, eager=row.eager)
+            voice = self._voice(request, built, held=row.held)
             guide = row.guide.copy() if row.guide is not None else None
             other = Row(request, built, *voice, guide=guide, index=index, tally=row.tally)
             others.append(row.forked(other))
@@ -139,16 +139,16 @@ class Intake:
         texts = style.markers if style is not None and self._reasons(request) else ()
         return self.vocabulary.marks([*texts, *(self.manner.dialect.markers if request.tools else ())])
 
-    def _voice(self, request: GenerateRequest, built: Prompt, *, eager: bool) -> tuple[Any, Parser, bool]:
+    def _voice(self, request: GenerateRequest, built: Prompt, *, held: bool) -> tuple[Any, Parser, bool]:
         parser = answer(
             style=self.manner.style if self._reasons(request) else None,
             opened=built.thinking,
             dialect=self.manner.dialect if request.tools else None,
             tools=request.tools,
-            eager=eager and request.tools is not None,
+            eager=held and request.tools is not None,
         )
         shown = {number: text for text, number in self._marks(request).items()}
-        return self.vocabulary.detokenizer(shown), parser, eager
+        return self.vocabulary.detokenizer(shown), parser, held
 
     def _grammar(self, request: GenerateRequest, built: Prompt) -> str | None:
         if request.structure is None and request.tools is None:
@@ -161,10 +161,12 @@ class Intake:
             special=self._marks(request),
         )
 
-    def _guides(self, request: GenerateRequest, built: Prompt) -> list[Guide]:
+    def _guides(self, request: GenerateRequest, built: Prompt, *, held: bool) -> list[Guide]:
         guides: list[Guide] = []
-        if request.min_tokens > 0:
-            guides.append(Unended(self._eos, request.min_tokens, self._size))
+        # What is held to a grammar ends where that allows nothing else, and with `ignore_eos` not before.
+        least = built.max_tokens if held and request.ignore_eos else request.min_tokens
+        if least > 0:
+            guides.append(Unended(self._eos, least, self._size))
         style, budget = self.manner.style, request.thinking.budget
         if budget is not None and style is not None:
             guides.append(self._budget(budget, style, request, built))

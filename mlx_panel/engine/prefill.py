@@ -78,7 +78,8 @@ class Prefill:
         self._budget = self.pace.chunk(decoding=decoding) if len(self.queue) else 0
         if not self._budget:
             return []
-        return self.queue.turn(self.pace.options.admission_order, self._budget, places)
+        idle = not decoding and not self.queue.started
+        return self.queue.turn(self.pace.options.admission_order, self._budget, places, idle=idle)
 
     def run(self, rows: Sequence[Row], *, wait: bool) -> Progress:
         """Launch a pass over the prompts of `rows`; with `wait`, until it is done, which measures it."""

@@ -47,13 +47,13 @@ class PromptQueue:
     def remove(self, row: Row) -> None:
         self._rows.remove(row)
 
-    def turn(self, order: AdmissionOrder, budget: int, places: int) -> list[Row]:
+    def turn(self, order: AdmissionOrder, budget: int, places: int, *, idle: bool = False) -> list[Row]:
         """The rows of the next pass over `budget` prompt tokens: one, or several that all end with it.
 
-        Of rows not yet started those are taken that find room in `places`. Rows that end together are padded to the longest of them,
-        and the padding counts.
+        Of rows not yet started those are taken that find room in `places`; `idle` says that nothing runs. Rows that end
+        together are padded to the longest of them, and the padding counts.
         """
-        open_rows = self._open(places)
+        open_rows = self._open(places, idle)
         if not open_rows:
             return []
         first = open_rows[0]
@@ -63,8 +63,11 @@ class PromptQueue:
             self._oldest_next = not self._oldest_next
         return self._with_company(first, open_rows, budget, places)
 
-    def _open(self, places: int) -> list[Row]:
+    def _open(self, places: int, idle: bool) -> list[Row]:
         waiting = next((row for row in self._rows if not row.started), None)
+        if idle and waiting is not None and waiting.width > places:
+            # It came when more could run at once, and there will never be more places than now.
+            return [waiting]
         if waiting is None or waiting.width > places:
             # Places are kept for the oldest that waits, or requests with many choices would never find enough.
             places = 0

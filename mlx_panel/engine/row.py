@@ -21,11 +21,13 @@ Echoed = tuple[int, Any]
 
 
 class Tally:
-    """What the choices of a request have in common: `open` ones, tokens of the answers and of their reasoning."""
+    """What the choices of a request have in common: `open` ones, tokens of the answers and of their reasoning, and
+    whether one `failed`, which ends them all."""
 
     def __init__(self, choices: int):
         self.open = choices
         self.completion = self.reasoning = 0
+        self.failed = False
 
     def __repr__(self) -> str:
         return f"<Tally {self.open} open, {self.completion} tokens>"
@@ -45,7 +47,7 @@ class Row:
         prompt: Prompt,
         detokenizer: Detokenizer,
         parser: Parser | None = None,
-        eager: bool = False,
+        held: bool = False,
         *,
         guide: Guide | None = None,
         index: int = 0,
@@ -54,7 +56,7 @@ class Row:
         self.request = request
         self.prompt = prompt
         self.guide = guide
-        self.eager = eager  # whether its tool calls are told as they come
+        self.held = held  # to a grammar: its tool calls are told as they come
         self.index = index
         self.width = request.n  # the places it takes, or will take, among the running rows
         self.tally = tally or Tally(request.n)
@@ -98,9 +100,14 @@ class Row:
         return self.request.deterministic or self.cautious or wants_stops or self.looks_back
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more is told of it."""
+        return self.ended or self.tally.failed
+
+    @property
     def endless(self) -> bool:
-        """Whether an end of sequence does not end it. What a guide has completed ends nevertheless."""
-        return self.request.ignore_eos and (self.guide is None or self.request.structure is None)
+        """Whether an end of sequence does not end it. What a grammar has completed ends nevertheless."""
+        return self.request.ignore_eos and not self.held
 
     @property
     def last_token(self) -> int:

@@ -52,6 +52,8 @@ class Speech:
         events = self._tell(self._parser.feed(text)) if text else []
         if thought or self._parser.thinking:
             self.reasoning_tokens += 1
+            # A mark is told of by no event, and its log-probability is none of the answer's.
+            self._logprobs.clear()
         return events + self._rest() if last and not self.stopped else events
 
     def _rest(self) -> list[Event]:

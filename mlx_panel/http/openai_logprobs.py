@@ -82,8 +82,10 @@ def offsets(piece: Text | Echo) -> list[int]:
     data = b"".join([one.piece for one in piece.logprobs])
     ends = _ends(data)
     decoded = data.decode(errors="replace")
-    # A mark such as BOS is a token of the prompt, but none of its text.
-    lead = len(decoded) - len(piece.text) if decoded.endswith(piece.text) else 0
+    # A mark such as BOS is a token of the prompt, but none of its text; and the rest of a character that never came
+    # whole is text here, of a token that was told before.
+    ends_alike = decoded.endswith(piece.text) or piece.text.endswith(decoded)
+    lead = len(decoded) - len(piece.text) if ends_alike else 0
     places, at = [], 0
     for one in piece.logprobs:
         places.append(min(max(0, bisect_right(ends, at) - lead), len(piece.text)))

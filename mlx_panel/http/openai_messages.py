@@ -6,7 +6,7 @@ Source: the OpenAI API document, `ChatCompletionRequestMessage` and `CompletionU
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,6 +15,8 @@ from ..messages import Function, Message, PastToolCall, Usage
 from .decode import printable
 
 MAX_MESSAGES = 1024
+MAX_PARTS = 1024  # of a message
+MAX_CALLS = 256  # of a message
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 MESSAGE_FIELDS = {
     "role",
@@ -53,9 +55,9 @@ class Turn(msgspec.Struct, frozen=True):
     """A message as it comes in."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], msgspec.Meta(max_length=MAX_PARTS)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], msgspec.Meta(max_length=MAX_CALLS)] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None

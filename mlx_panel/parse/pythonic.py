@@ -104,7 +104,8 @@ class Pythonic(Dialect, frozen=True, kw_only=True):
             inner = listed("call_any", literal(self.between), several=several)
             body = f"{literal(self.line)} {inner}" if self.line else inner
         end = "" if self.final else f" CALL_SPACE? {literal(self.close)}"
-        return "\n".join([f"calls: {body}{end}", f"call_any: {names}", *lines, ""])
+        # Functions of free arguments share a terminal.
+        return "\n".join([f"calls: {body}{end}", f"call_any: {names}", *dict.fromkeys(lines), ""])
 
     def _tool(self, rule: str, tool: Tool, literal: Literal, json: JsonRule) -> list[str]:
         typed = Typed.of(tool)
