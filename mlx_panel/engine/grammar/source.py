@@ -84,7 +84,11 @@ def source(
         grammars.append({"name": USER, "lark_grammar": structure.text})
     if tools is not None:
         offered = [_held(tool, forced=bool(tools.forced)) for tool in tools.forced or tools.tools]
-        lark.add(dialect.rules(offered, literal=lark.literal, json=lark.json, several=tools.parallel and tools.name is None))
+        lark.add(
+            dialect.rules(
+                offered, literal=lark.literal, json=lark.json, several=tools.parallel and tools.name is None
+            )
+        )
     if structure is None and tools is not None and not tools.forced:
         start = _spoken(lark, tools, dialect, style, opened)
     else:
