@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..messages import Event, GenerateRequest, Reasoning, Text, TokenLogprob, ToolCall
+from ..parse.answer import Plain
 from ..parse.pieces import Called, Parser, Piece, Said, Thought
 from ..parse.stops import StopStrings
 from .detokenize import Detokenizer
@@ -27,6 +28,7 @@ class Speech:
         self._tokens = 0
         self._untold = 0
         self._logprobs: list[TokenLogprob] = []
+        self._plain = type(parser) is Plain and not request.stop and request.logprobs is None
 
     def __repr__(self) -> str:
         return f"<Speech {self._tokens} tokens, {self.calls} calls, {self._stops!r}>"
@@ -45,6 +47,9 @@ class Speech:
         """The next token; one that is `silent`, an end of sequence, has no text. After the `last` nothing is held back."""
         self._tokens += 1
         self._untold += 1
+        if self._plain and not last:  # nearly every token of most answers
+            text = self._detokenizer.add(token)
+            return [Text(self._id, text, self._told(), (), self._index)] if text else []
         if logprob is not None:
             self._logprobs.append(logprob)
         thought = self._parser.thinking
