@@ -20,17 +20,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import zmq
 
+from .engine.embed import recipe
 from .engine.fake import FakeEngine, FakeSpec, is_fake
 from .engine.protocol import AnyEngine
-from .errors import Draining, GenerationFailed, MlxPanelError
+from .errors import Draining, GenerationFailed, MlxPanelError, WrongModelKind
 from .messages import (
     Add,
     Cancel,
     Command,
+    EmbedRequest,
     Event,
     Failed,
     Forget,
@@ -137,14 +140,16 @@ class Worker:
         elif isinstance(command, Stop):
             self.draining, self.stopped = True, self.stopped or not command.drain
 
-    def _add(self, request: GenerateRequest) -> None:
+    def _add(self, request: GenerateRequest | EmbedRequest) -> None:
         try:
             if self.draining:
                 raise Draining
+            if isinstance(request, EmbedRequest) is not (self.engine.info.kind == "embedding"):
+                raise WrongModelKind(field="model")
             self.engine.add(request)
         except MlxPanelError as error:
             numbers = {name: int(number) for name, number in error.numbers.items()}
-            self._failed.append(Failed(request.id, error.code, numbers=numbers))
+            self._failed.append(Failed(request.id, error.code, numbers=numbers, field=error.field or ""))
         except Exception as error:
             log.error("a request could not be taken: %s", site(error))
             self._failed.append(Failed(request.id, GenerationFailed.code))
@@ -163,13 +168,18 @@ class Worker:
             self.send(Frame(events))
 
 
-def load(path: str, fake: str, options: EngineOptions) -> AnyEngine:
-    """The engine for a folder, or for the JSON text of a `FakeSpec`."""
+def load(path: str, fake: str, options: EngineOptions, name: str = "") -> AnyEngine:
+    """The engine for a folder, of the kind that its files and its name say; or for the JSON text of a `FakeSpec`."""
     if fake:
         return FakeEngine(msgspec.json.decode(fake, type=FakeSpec), options=options)
     if is_fake(path):
         return FakeEngine.load(path, options=options)
-    # mlx is only imported by a process that needs it, after the BLAS it is to use.
+    # mlx is only imported by a process that needs it, after the BLAS it is to use; each engine by those it serves.
+    folder = Path(path)
+    if recipe.kind_of(folder, recipe.read_json(folder / "config.json"), name or folder.name) == "embedding":
+        from .engine.embed.engine import EmbedEngine
+
+        return EmbedEngine.load(path, options=options)
     from .engine.engine import Engine
 
     return Engine.load(path, options=options)
@@ -228,7 +238,7 @@ def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
     """Load, serve, free. Returns the exit code."""
     started = time.monotonic()
     try:
-        engine = load(options.model, options.fake, options.options)
+        engine = load(options.model, options.fake, options.options, options.name)
     except Exception as error:
         # No request was here yet: the words are about the folder alone.
         words = " ".join(str(error).split())

@@ -35,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     importing.add_argument("--name", help="the model's name (default: the file's own)")
     importing.add_argument("--force", action="store_true", help="replace a model of that name")
     demo = actions.add_parser("demo", help="fetch SmolLM2-135M-Instruct, a small real model (93 MB)")
+    demo.add_argument("--embedding", action="store_true", help="fetch all-MiniLM-L6-v2 instead (84 MB)")
     for action in (importing, demo):
         action.add_argument("--dtype", choices=DTYPES, help="the weights' form; keep leaves them quantised")
     return parser
@@ -80,15 +81,19 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from .demo import fetch_demo
+    from .demo import fetch_demo, fetch_embedding_demo
 
     with _progress() as report:
-        model = fetch_demo(models_folder(), dtype=args.dtype, progress=report)
+        if args.embedding:
+            model = fetch_embedding_demo(models_folder(), progress=report)
+        else:
+            model = fetch_demo(models_folder(), dtype=args.dtype, progress=report)
     _tell(model)
 
 
 def _tell(model: LocalModel) -> None:
-    print(f"{model.id}: {model.architecture}, {model.dtype}, {_size(model.bytes)}, in {model.path}")
+    form = ", ".join(part for part in (model.architecture, model.dtype, _size(model.bytes)) if part)
+    print(f"{model.id}: {form}, in {model.path}")
 
 
 def _table(models: list[LocalModel]) -> Table:

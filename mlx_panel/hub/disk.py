@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..engine.embed import recipe
 from ..errors import Conflict, ModelNotFound
 from ..messages import LocalModel
 from ..settings import data_folder
@@ -137,8 +138,10 @@ def read_folder(path: Path, id: str | None = None, source: str = "folder") -> Lo
         return LocalModel(name, str(path), "fake", "", 0, SCRIPTED_CONTEXT, created, source)
     config = _json(path / CONFIG)
     size = sum(file.stat().st_size for file in _weight_files(path))
-    kind = str(config.get("model_type", "unknown"))
-    return LocalModel(name, str(path), kind, _dtype(config), size, _context(config), created, source)
+    family = str(config.get("model_type", "unknown"))
+    kind = recipe.kind_of(path, config, name)
+    context = _context(config) if kind == "text" else recipe.limit_of(path, config)
+    return LocalModel(name, str(path), family, _dtype(config), size, context, created, source, kind)
 
 
 def _weight_files(path: Path) -> list[Path]:

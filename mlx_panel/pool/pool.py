@@ -195,7 +195,8 @@ class ModelPool(param.Parameterized):
         """A process is gone. One that served and was not told to go is started again, with back-off."""
         if worker.stopping or worker.ready is None or self._closed:
             return
-        served = worker.beat.completion_tokens > 0
+        beat = worker.beat
+        served = (beat.completion_tokens or (slot.model.kind == "embedding" and beat.prompt_tokens)) > 0
         slot.failures = 1 if served else slot.failures + 1
         slot.reason = f"The worker of {slot.model.id!r} died: {worker.reason}."
         slot.worker = None
@@ -297,7 +298,7 @@ class ModelPool(param.Parameterized):
     def _state(self, slot: Slot | None, model: LocalModel) -> ModelState:
         state = ModelState(
             id=model.id, state="available", architecture=model.architecture, dtype=model.dtype,
-            context_length=model.context_length, disk=model.bytes, needed=model.id in self.needed,
+            context_length=model.context_length, disk=model.bytes, needed=model.id in self.needed, kind=model.kind,
         )  # fmt: skip
         if slot is None:
             return state
@@ -308,11 +309,12 @@ class ModelPool(param.Parameterized):
 def _figures(worker: Worker | None) -> dict[str, Any]:
     if worker is None or worker.ready is None or worker.exited.is_set():
         return {}
-    beat = worker.beat
+    beat, info = worker.beat, worker.ready.info
     return {
         "pid": worker.pid, "uptime": time.monotonic() - worker.started, "running": beat.running, "queued": beat.queued,
-        "memory": beat.memory.process or worker.ready.memory.process, "parameters": worker.ready.info.parameters,
-        "context_length": worker.ready.info.context_length, "pending": worker.pending, "cache": beat.cache,
+        "memory": beat.memory.process or worker.ready.memory.process, "parameters": info.parameters,
+        "context_length": info.context_length, "pending": worker.pending, "cache": beat.cache,
+        "kind": info.kind, "reasoning": info.reasoning, "tools": info.tools, "dtype": worker.model.dtype or info.dtype,
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from ..messages import (
     Beat,
     Cancel,
     Command,
+    EmbedRequest,
     Event,
     Frame,
     GenerateRequest,
@@ -236,12 +237,13 @@ class Worker:
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerateRequest) -> Stream:
-        """Hand a request to the worker; its events arrive in the stream. Raises WorkerDied."""
+    def submit(self, *requests: GenerateRequest | EmbedRequest) -> Stream:
+        """Hand requests to the worker; the events of all arrive in one stream. Raises WorkerDied."""
         if not self.alive:
             raise WorkerDied
-        stream = self._streams.open(request.id)
-        self.send(Add(request))
+        stream = self._streams.open(*(request.id for request in requests))
+        for request in requests:
+            self.send(Add(request))
         return stream
 
     def cancel(self, id: str) -> None:
