@@ -489,8 +489,16 @@ def test_a_request_is_cancelled_before_the_next_pass(engine: EmbedEngine) -> Non
     assert [type(event) for event in events] == [Cancelled]
     assert 0 < events[0].usage.prompt_tokens < 1000
     assert engine.ids == ()
-    engine.add(EmbedRequest("next", "", ("home",)))  # what was still being computed for the other is not told
-    assert {event.id for event in run(engine)} == {"next"}
+
+
+def test_what_is_computed_for_a_request_that_is_gone_is_not_told(engine: EmbedEngine) -> None:
+    engine.add(EmbedRequest("gone", "", ("the cat sat",)))
+    assert [type(event) for event in engine.step()] == [Stage]  # its pass has begun
+    assert engine.cancel("gone")
+    engine.add(EmbedRequest("next", "", ("home",)))
+    events = run(engine)
+    assert {event.id for event in events if not isinstance(event, Cancelled)} == {"next"}
+    assert engine.prompt_tokens == 5 + 3
 
 
 def test_a_request_that_fails_fails_alone(engine: EmbedEngine) -> None:
