@@ -191,7 +191,7 @@ const COLUMNS = [
   ["Type", (m) => m.dtype || NONE, "words"],
   ["Context", (m) => (m.context_length ? count(m.context_length) : NONE)],
   ["Requests", (m) => (m.queued ? `${m.running} + ${m.queued} waiting` : count(m.running))],
-  ["Speed", (m) => (m.state === "ready" ? `${figure(m.tokens_per_second)} tok/s` : NONE)],
+  ["Speed", (m) => (m.state === "ready" && m.kind !== "embedding" ? `${figure(m.tokens_per_second)} tok/s` : NONE)],
   ["Up", (m) => (m.uptime == null ? NONE : span(Math.floor(m.uptime)))],
 ]
 
