@@ -413,9 +413,14 @@ def test_a_server_that_lagged_writes_once(serve: Any) -> None:
 
 
 def test_a_client_that_does_not_read_grows_nothing_and_delays_nobody(serve: Any) -> None:
-    """A flood of 160 MB, of which the server may keep what fits the socket and `ROOM`."""
+    """A flood of 5 MB a second, of which the server may keep what fits the socket and `ROOM`.
+
+    No faster: what comes within one turn of a busy loop must fit `ROOM`, or the stream is lost at once.
+    """
     server: Running = serve(timeout_write_seconds=25)
-    scripted(server.folder, "flood", text="x" * 20_000, repeat=8000, context_length=100_000)
+    scripted(
+        server.folder, "flood", text="x" * 20_000, repeat=8000, step_seconds=0.004, context_length=100_000
+    )
     wait_for(lambda: "flood" in server.client.get("/v1/models").text)
     for model in ("flood", "slow"):
         assert server.chat(model, max_tokens=3).status_code == 200
