@@ -12,6 +12,7 @@ import msgspec
 Role = Literal["system", "user", "assistant", "tool"]
 StructureKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
 ToolChoice = Literal["auto", "required"]
+SEEDS = 1 << 64
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,6 +116,10 @@ class Sampling(msgspec.Struct, frozen=True):
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     seed: int | None = None
+
+    def seeded(self, seed: int) -> Sampling:
+        """The same with this seed, brought into the 64 bits that a seed has."""
+        return msgspec.structs.replace(self, seed=(seed + SEEDS // 2) % SEEDS - SEEDS // 2)
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag=True):

@@ -21,6 +21,18 @@ PATTERNS = (
     "^(\\d{3}-)?\\d{4}$",
 )
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+# What the checks measure with.
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", "c"]}, "maxItems": 5},
+        "born": {"type": "string", "format": "date"},
+    },
+    "required": ["name", "age", "tags", "born"],
+    "additionalProperties": False,
+}
 
 
 class Schemas:

@@ -205,7 +205,10 @@ def test_each_pooling(tmp_path: Path, modes: tuple[str, ...]) -> None:
 
 def test_what_follows_the_pooling_is_done(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path, steps=("Transformer", "Pooling", "Dense"))
-    weight, bias = mx.random.normal((5, 32)), mx.random.normal((5,))
+    weight, bias = (
+        mx.random.normal((5, 32), key=mx.random.key(0)),
+        mx.random.normal((5,), key=mx.random.key(1)),
+    )
     write(folder / "2_Dense" / "config.json", {"activation_function": "torch.nn.modules.activation.Tanh"})
     mx.save_safetensors(
         str(folder / "2_Dense" / "model.safetensors"), {"linear.weight": weight, "linear.bias": bias}

@@ -24,7 +24,7 @@ from ..errors import Conflict, GenerationFailed, GrammarTooComplex, InvalidParam
 from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage  # noqa: E402
 from ..site import site  # noqa: E402
 from ..tuning import CacheFigures, CacheReport, EngineOptions  # noqa: E402
-from . import kv, loader  # noqa: E402
+from . import kv, loader, used  # noqa: E402
 from .batch import Batch, Ready, Token  # noqa: E402
 from .choices import choices, token_logprob  # noqa: E402
 from .guide import stuck  # noqa: E402
@@ -203,12 +203,7 @@ class Engine:
         return self._prefill.nbytes + self._lanes.nbytes
 
     def memory(self) -> Memory:
-        return Memory(
-            active=mx.get_active_memory(),
-            peak=mx.get_peak_memory(),
-            cache=mx.get_cache_memory(),
-            process=self._process.memory_info().rss,
-        )
+        return used.memory(self._process)
 
     def beat(self) -> Beat:
         """The counters since the start, memory and caches now."""

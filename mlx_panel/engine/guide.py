@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -97,9 +98,7 @@ class Unended:
         self._left -= 1
 
     def copy(self) -> Unended:
-        other = object.__new__(Unended)
-        other._left, other._mask = self._left, self._mask
-        return other
+        return copy(self)
 
 
 class Budget:
@@ -153,9 +152,7 @@ class Budget:
             self._said = self._said[-len(self._close) :]
 
     def copy(self) -> Budget:
-        other = object.__new__(Budget)
-        other.__dict__.update(self.__dict__)
-        return other
+        return copy(self)
 
     def _begin(self) -> None:
         """Whether the first words are the opening mark; undecided while they may become it."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from ..messages import Done, Event, FinishReason, GenerateRequest, Stage, TokenLogprob, Usage
-from ..parse.answer import answer
+from ..messages import Done, Event, FinishReason, GenerateRequest, Sampling, Stage, TokenLogprob, Usage
+from ..parse.answer import Plain
 from ..parse.pieces import Parser
 from .detokenize import Detokenizer
 from .guide import Guide
 from .prompt import Prompt
 from .speech import Speech
 
-SEEDS = 1 << 64
 # A token of the prompt, and its `sampling.RowLogprobs`; None of the first one. (Importing that would bring in mlx.)
 Echoed = tuple[int, Any]
 
@@ -71,8 +68,7 @@ class Row:
         self.stops: list[int] = []
         self.ended = False
         self.echoed: list[Echoed] = []
-        plain = answer(style=None, opened=False, dialect=None, tools=None, eager=False)
-        self._speech = Speech(request, index, detokenizer, parser or plain)
+        self._speech = Speech(request, index, detokenizer, parser or Plain())
 
     def __repr__(self) -> str:
         total = len(self.prompt.tokens)
@@ -184,10 +180,9 @@ class Row:
         )
 
 
-def _seeded(request: GenerateRequest, index: int) -> Any:
+def _seeded(request: GenerateRequest, index: int) -> Sampling:
     """How the choice is drawn: each has a seed of its own, where there are seeds."""
     sampling = request.sampling
     if sampling.seed is None and not request.deterministic:
         return sampling
-    seed = (sampling.seed or 0) + index
-    return msgspec.structs.replace(sampling, seed=(seed + SEEDS // 2) % SEEDS - SEEDS // 2)
+    return sampling.seeded((sampling.seed or 0) + index)

@@ -10,7 +10,6 @@ import msgspec
 from ..messages import GenerateRequest
 
 DRAWN_BITS = 53  # what a number of JSON holds exactly everywhere
-SPAN = 1 << 64
 
 
 def seeded(requests: Sequence[GenerateRequest]) -> list[GenerateRequest]:
@@ -28,6 +27,4 @@ def seeded(requests: Sequence[GenerateRequest]) -> list[GenerateRequest]:
 
 
 def _with(request: GenerateRequest, seed: int) -> GenerateRequest:
-    wrapped = (seed + SPAN // 2) % SPAN - SPAN // 2
-    sampling = msgspec.structs.replace(request.sampling, seed=wrapped)
-    return msgspec.structs.replace(request, sampling=sampling)
+    return msgspec.structs.replace(request, sampling=request.sampling.seeded(seed))

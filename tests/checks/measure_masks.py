@@ -33,21 +33,10 @@ from mlx_panel.engine.sampling.led import Spread  # noqa: E402
 from mlx_panel.messages import GenerateRequest, Sampling, Structure, Tool, Tools  # noqa: E402
 from mlx_panel.parse import detect  # noqa: E402
 
-from ..schemas import allowed, generated  # noqa: E402
+from ..schemas import PERSON, allowed, generated  # noqa: E402
 
 LARGE = 151_936
 ROWS = 16
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 40},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "tags": {"type": "array", "items": {"enum": ["a", "b", "c"]}, "maxItems": 5},
-        "born": {"type": "string", "format": "date"},
-    },
-    "required": ["name", "age", "tags", "born"],
-    "additionalProperties": False,
-}
 ASKED: dict[str, dict[str, Any]] = {
     "json_object": {"structure": Structure("json_object")},
     "a person": {"structure": Structure("json_schema", schema=PERSON)},

@@ -27,20 +27,9 @@ from mlx_panel.engine.engine import Engine
 from mlx_panel.messages import Done, Failed, GenerateRequest, Message, Sampling, Structure, Text
 from mlx_panel.tuning import EngineOptions
 
-from ..schemas import Schema, generated
+from ..schemas import PERSON, Schema, generated
 
 PROMPT = "Write a short example of JSON data."
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 40},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "tags": {"type": "array", "items": {"enum": ["a", "b", "c"]}, "maxItems": 5},
-        "born": {"type": "string", "format": "date"},
-    },
-    "required": ["name", "age", "tags", "born"],
-    "additionalProperties": False,
-}
 PEOPLE = Structure("json_schema", schema={"type": "array", "items": PERSON, "minItems": 999})
 
 

@@ -30,6 +30,7 @@ from ...errors import (  # noqa: E402
 from ...messages import Beat, Cancelled, Embedded, EmbedRequest, Event, Failed, Memory, Stage  # noqa: E402
 from ...site import site  # noqa: E402
 from ...tuning import EngineOptions  # noqa: E402
+from .. import used  # noqa: E402
 from .job import Input, Job, Pass, share  # noqa: E402
 from .model import Embedder, load  # noqa: E402
 
@@ -151,12 +152,7 @@ class EmbedEngine:
         return tuple(self._jobs)
 
     def memory(self) -> Memory:
-        return Memory(
-            active=mx.get_active_memory(),
-            peak=mx.get_peak_memory(),
-            cache=mx.get_cache_memory(),
-            process=self._process.memory_info().rss,
-        )
+        return used.memory(self._process)
 
     def beat(self) -> Beat:
         """The counters since the start, and memory now."""
