@@ -13,14 +13,17 @@
     │   ├── InvalidGrammar              400  a schema, expression or grammar that cannot be compiled
     │   └── GrammarTooComplex           400  one that would take more to compile or to follow than the limit
     ├── Forbidden                       403
-    │   └── HostRefused                 403  a Host or Origin that does not belong to this server
+    │   ├── HostRefused                 403  a Host or Origin that does not belong to this server
+    │   └── HubRefused                  403  the hub's licence or token does not allow this
     ├── NotFound                        404
     │   ├── ModelNotFound               404
-    │   └── RouteNotFound               404
+    │   ├── RouteNotFound               404
+    │   └── HubModelNotFound            404  the hub has no such model, or hides it
     ├── MethodNotAllowed                405
     ├── Timeout                         408  a clock of `http/guard.py` ran out
     ├── Conflict                        409  the thing is in a state that does not allow this
     ├── PayloadTooLarge                 413
+    │   └── MemoryExceeded              413  prompt and answer take more memory than the model may have
     ├── UnsupportedMediaType            415
     ├── ClientGone                      499  the client left; no body is ever sent
     ├── InternalError                   500  a defect of this program
@@ -28,6 +31,9 @@
     │   ├── Draining                    503
     │   ├── QueueFull                   503
     │   ├── ModelLoadFailed             503
+    │   │   └── CrashLoop               503  it died too often; only a person starts it again
+    │   ├── InsufficientMemory          503  the model does not fit beside those that are in use
+    │   ├── HubUnavailable              503  the hub does not answer, or this server is offline
     │   ├── WorkerDied                  503
     │   ├── ModelStopped                503  the model was unloaded while it answered
     │   ├── GenerationFailed            503  the engine failed on this request alone
@@ -140,6 +146,11 @@ class HostRefused(Forbidden):
     code = "host_refused"
 
 
+class HubRefused(Forbidden):
+    code, title = "hub_refused", "Refused by the Hub"
+    message = "The hub does not give this model to everybody: its terms have to be accepted there first."
+
+
 class NotFound(MlxPanelError):
     code, title = "not_found", "Not Found"
     message = "There is nothing here."
@@ -147,6 +158,11 @@ class NotFound(MlxPanelError):
 
 class ModelNotFound(NotFound):
     code, title = "model_not_found", "Model Not Found"
+
+
+class HubModelNotFound(NotFound):
+    code, title = "hub_model_not_found", "Model Not Found on the Hub"
+    message = "The hub has no model of this name, or it is private and the token does not open it."
 
 
 class RouteNotFound(NotFound):
@@ -170,6 +186,22 @@ class Conflict(MlxPanelError):
 
 class PayloadTooLarge(MlxPanelError):
     code, title = "payload_too_large", "Payload Too Large"
+
+
+class MemoryExceeded(PayloadTooLarge):
+    """`numbers` hold `needed_bytes`, `available_bytes` and `largest_context`, the tokens that would fit."""
+
+    code, title = "memory_exceeded", "Memory Exceeded"
+    message = "The request does not fit into the memory this model may have."
+
+    @classmethod
+    def revive(cls, numbers: Mapping[str, int | float]) -> MlxPanelError:
+        needed, room = numbers.get("needed_bytes", 0), numbers.get("available_bytes", 0)
+        return cls(
+            f"The request needs {needed / 1e9:.2f} GB for its context, and {room / 1e9:.2f} GB are available; the largest context that fits has {numbers.get('largest_context')} tokens.",
+            field=None,
+            **numbers,
+        )
 
 
 class UnsupportedMediaType(MlxPanelError):
@@ -205,6 +237,23 @@ class QueueFull(Unavailable):
 class ModelLoadFailed(Unavailable):
     code = "model_load_failed"
     message = "The model could not be loaded."
+
+
+class CrashLoop(ModelLoadFailed):
+    code = "crash_loop"
+    message = "The process of this model ended too often and is not started again by itself."
+
+
+class InsufficientMemory(Unavailable):
+    """`numbers` hold `needed_bytes`, `available_bytes` and `largest_context`."""
+
+    code = "insufficient_memory"
+    message = "There is not enough memory for this model beside those in use."
+
+
+class HubUnavailable(Unavailable):
+    code = "hub_unavailable"
+    message = "The hub does not answer."
 
 
 class WorkerDied(Unavailable):

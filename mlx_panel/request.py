@@ -133,6 +133,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     each token of the answer (with `echo` of the prompt too) and of so many alternatives (0 to 20). `deterministic` asks
     for a lane of its own: batch size 1, prompt chunks of a fixed size, nothing restored from the prefix cache, and seed 0
     where none is given. `template` are values for the chat template's own variables.
+
+    `tool_dialect` and `reasoning_style` name what the answer is read with instead of the model's own ("" leaves those),
+    `context_length` caps prompt and answer together (0: the model's). A request of `priority` "low" starts after all
+    others that wait.
     """
 
     id: str
@@ -154,6 +158,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     structure: Structure | None = None
     thinking: Thinking = Thinking()
     template: dict[str, Any] = {}
+    tool_dialect: str = ""
+    reasoning_style: str = ""
+    context_length: int = 0
+    priority: Literal["normal", "low"] = "normal"
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, tag=True):

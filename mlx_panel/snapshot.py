@@ -6,10 +6,40 @@ from typing import Literal
 
 import msgspec
 
+from .library import Download, Task, Verdict
 from .messages import AuditRecord, ModelKind
+from .sizing import Measured, Size
 from .tuning import CacheFigures
 
 ModelStateName = Literal["available", "loading", "ready", "stopping", "failed"]
+
+
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far a load is. `stage` is "waiting" (for memory), "starting" (a process), "weights" (`done` of `total` bytes),
+    "warming" (first kernels), "ready" or "failed" (`error` says why); `seconds` since it was asked for."""
+
+    stage: Literal["waiting", "starting", "weights", "warming", "ready", "failed"]
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+class PoolFigures(msgspec.Struct, frozen=True):
+    """The pool at a moment, bytes: `budget` is what models may take together, `used` what their processes take,
+    `reserved` what they count for (never more than the budget). `spare` is the warm process's pid and `spare_memory` its
+    footprint. `resident` models are in memory or on their way, at most `max_models` (0: no limit); `waiting` requests
+    wait for a load."""
+
+    budget: int = 0
+    used: int = 0
+    reserved: int = 0
+    spare: int | None = None
+    spare_memory: int = 0
+    resident: int = 0
+    max_models: int = 0
+    waiting: int = 0
+    evictions: int = 0
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -18,6 +48,11 @@ class ModelState(msgspec.Struct, frozen=True):
     `pending` names the settings that were changed and hold from the next load on, `cache` is None without a process.
     `kind` says what it is for, `reasoning` in which style it reasons ("" when it does not) and `tools` in which dialect
     it calls tools, both once it was loaded.
+
+    `expected` is what it counts for (predicted, or measured at an earlier load), `size` the prediction by its parts,
+    `measured` what its process really took; `verdict` whether it would fit now. `leases` requests use it, `waiting` ones
+    wait for its load (`loading` says how far that is), the last one ended `idle` seconds ago; after `ttl` idle seconds it
+    is unloaded (0: never). `cpu` is percent of one core. `log` are the last lines of a process that failed.
     """
 
     id: str
@@ -41,6 +76,18 @@ class ModelState(msgspec.Struct, frozen=True):
     kind: ModelKind = "text"
     reasoning: str = ""
     tools: str = ""
+    pinned: bool = False
+    expected: int = 0
+    size: Size | None = None
+    measured: Measured | None = None
+    verdict: Verdict = "unknown"
+    leases: int = 0
+    waiting: int = 0
+    idle: float | None = None
+    ttl: float = 0.0
+    cpu: float | None = None
+    loading: LoadProgress | None = None
+    log: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -48,7 +95,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     `ttft_ms` is the median time to first token of the last minute, None without one. `memory_used` is the sum over
     workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model requests only, and
-    `benchmark_changes` all news of benchmarks, so a page that shows them knows when to look again.
+    `benchmark_changes` all news of benchmarks, so a page that shows them knows when to look again; so do `library_changes`
+    (models on disk) and `preset_changes` (presets and aliases). `downloads` and `tasks` are those that are not over, and
+    those that ended in the last minute.
     """
 
     time: float
@@ -66,6 +115,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     benchmark_changes: int = 0
     draining: bool = False
     models: tuple[ModelState, ...] = ()
+    pool: PoolFigures = PoolFigures()
+    downloads: tuple[Download, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    library_changes: int = 0
+    preset_changes: int = 0
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

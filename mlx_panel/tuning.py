@@ -31,6 +31,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ("ngram") or by the small model in the folder `draft_model` ("draft"). `kv_bits` 4 or 8 quantises the KV cache in
     groups of `kv_group_size`, 0 does not. `wired_limit_mb` 0 leaves the system's wired memory alone.
 
+    `context_length` caps what the model states (0 does not), `memory_limit` is what the whole process may take, bytes
+    (0: no limit): requests whose KV caches would not fit wait or are refused.
+
     Those in `FIXED` need a new load.
     """
 
@@ -47,6 +50,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: int = 0
     kv_group_size: int = 64
     wired_limit_mb: int = 0
+    context_length: int = 0
+    memory_limit: int = 0
 
     def waiting(self, wanted: EngineOptions) -> tuple[str, ...]:
         """The options in which a running engine with these differs from the wanted ones until its next load."""
