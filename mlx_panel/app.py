@@ -28,10 +28,21 @@ from .dashboard import resources
 from .engine import blas
 from .errors import Draining, SettingsError
 from .http.house import Visitor
+from .hub.api import Hub, hub_endpoint, told_offline
 from .hub.disk import Shelf, hub_cache
+from .hub.downloads import Downloads
+from .hub.library import Library
+from .hub.shape import shape_of
+from .hub.token import Token
 from .live import LiveSettings
 from .meter import Meter
+from .pool.names import Names
 from .pool.pool import ModelPool
+from .pool.servers import Servers
+from .pool.sizes import Sizes, recommended_memory
+from .pool_settings import POOL
+from .presets import Presets
+from .probe.prober import Prober
 from .sampler import Sampler
 from .settings import Settings
 from .site import site
@@ -58,19 +69,24 @@ class Runtime(LiveSettings):
             flush_rows=settings.audit_flush_rows,
         )
         self.reader = AuditReader(self.audit)
+        shelf = Shelf(self.folder / "models", cache=hub_cache())
+        self.recommended = recommended_memory()
+        self.sizes = Sizes(self.folder / "sizes.json", lambda model: shape_of(Path(model.path)))
         self.pool = ModelPool(
-            Shelf(self.folder / "models", cache=hub_cache()),
-            self._worker,
-            needed=list(settings.models),
-            drain_seconds=settings.drain_timeout_seconds,
-        )
-        self.sampler = Sampler(self.pool, self.meter, lambda: self.draining)
+            shelf, self.sizes, self, needed=list(settings.models), drain_seconds=settings.drain_timeout_seconds,
+            silence_seconds=settings.silence_seconds, **{name: getattr(settings, name) for name in POOL},
+        )  # fmt: skip
+        self._stock(shelf)
+        self.presets = Presets(self.folder, self.pool, self._presets_changed)
+        self.names = Names(self.pool, self.presets)
+        self.servers = Servers(self.pool, self.presets, self.names, self.models)
+        self.pool.extra_pins, self.pool.extra_preloads = self.presets.pinned_models, self.presets.auto_models
+        self.sampler = Sampler(
+            self.pool, self.meter, lambda: self.draining, lambda: (self.downloads.recent(), self.library.recent())
+        )  # fmt: skip
         self.benches = Benches(
-            self.folder / "benchmarks",
-            find=self.pool.find,
-            url=lambda: self.url,
-            changed=self.meter.benchmarks_changed,
-        )
+            self.folder / "benchmarks", find=self.pool.find, url=lambda: self.url, changed=self.meter.benchmarks_changed
+        )  # fmt: skip
         self.run = _socket_folder(self.folder)
         self.started = time.time()
         self.blas = blas.find()
@@ -78,6 +94,19 @@ class Runtime(LiveSettings):
         self._visitors: set[Visitor] = set()
         self._starting: asyncio.Task[None] | None = None
         self._opened = False
+
+    def _stock(self, shelf: Shelf) -> None:
+        """What finds models, fetches them and looks after those that are here."""
+        self.hub = Hub(
+            hub_endpoint(), Token(self.folder), lambda: self.settings.hub_offline or told_offline(),
+            local=lambda: self.library.local(), needed=self.needs, verdict=self.pool.verdict,
+        )  # fmt: skip
+        self.downloads = Downloads(self.folder, hub_cache(), self.hub, self.meter.library_changed)
+        self.library = Library(
+            shelf, self.folder, pool=self.pool, prober=Prober(self.pool), used_by=self._named_by,
+            downloading=lambda id: self.downloads.active(id) is not None, forget=self.forget_gone,
+            changed=self.meter.library_changed,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Runtime {self.folder} {'draining' if self.draining else 'open'}, {len(self._visitors)} requests>"
@@ -93,6 +122,7 @@ class Runtime(LiveSettings):
                 folder.chmod(0o700)  # fails where a folder under /tmp is somebody else's
         except OSError as error:
             raise SettingsError(f"The data folder {self.folder} cannot be used: {error.strerror}.") from error
+        self.presets.load()
         self.audit.start()
         # The audit log is ours now, so no other server is alive: what lies here belonged to one that was killed.
         for socket in self.run.iterdir():
@@ -125,7 +155,9 @@ class Runtime(LiveSettings):
             log.warning("there is no setting %s; is it misspelt?", name)
         await self.sampler.look()
         self.sampler.start()
+        await self.library.start()
         await self.pool.start()
+        await self.downloads.start()
         if not self.blas.fast:
             log.warning(
                 "float matmul runs on the %s, many times slower than need be. To fix it: %s",
@@ -150,6 +182,9 @@ class Runtime(LiveSettings):
         while self._visitors:
             await asyncio.sleep(0.01)
         self.sampler.stop()
+        await self.library.stop()
+        await self.downloads.stop()
+        await self.hub.close()
         await self.pool.close(timeout=0)
         await asyncio.to_thread(self.close)
 
@@ -174,6 +209,19 @@ class Runtime(LiveSettings):
         return sum(visitor.works for visitor in self._visitors)
 
     # --- what the API and the dashboard ask ------------------------------------------------------------------
+
+    def _named_by(self, model: str) -> list[str]:
+        """What would miss a model that is deleted, in words."""
+        presets = [f"the preset {preset.name!r}" for preset in self.presets.of(model)]
+        rules = [f"the alias {alias.pattern!r}" for alias in self.presets.aliases if alias.target == model]
+        settings = [
+            f"the setting {name}" for name in ("models", "pins") if model in getattr(self.settings, name)
+        ]
+        return [*presets, *rules, *settings]
+
+    async def _presets_changed(self, auto: set[str]) -> None:
+        self.meter.presets_changed()
+        await self.presets_changed(auto)
 
     def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]:
         return self.sampler.watch()

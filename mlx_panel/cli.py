@@ -54,7 +54,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_models(commands: argparse._SubParsersAction) -> None:
     from .hub import command
 
-    command.add_parser(commands).set_defaults(run=command.run)
+    command.add_parser(commands).set_defaults(run=_models)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from .hub import command
+    from .pool.sizes import recommended_memory  # the hub's part may not know the pool's
+
+    return command.run(args, recommended_memory)
 
 
 def _add_chat(commands: argparse._SubParsersAction) -> None:

@@ -5,7 +5,7 @@ Frozen structs, nothing that acts. Sizes are bytes, times Unix seconds, duration
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -18,6 +18,21 @@ DownloadState = Literal["queued", "downloading", "verifying", "paused", "complet
 TaskKind = Literal["verify", "probe", "convert", "import"]
 TaskState = Literal["queued", "running", "done", "failed", "cancelled"]
 Level = Literal["info", "warning", "action_needed"]
+ModelId = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+ModelName = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")]
+# What mlx-lm 0.32 quantises to; the modes but "affine" have their own bits and groups.
+Bits = Literal[0, 2, 3, 4, 5, 6, 8]
+QuantMode = Literal["affine", "mxfp4", "nvfp4", "mxfp8"]
+FIXED_BITS: dict[str, int] = {
+    "mxfp4": 4,
+    "nvfp4": 4,
+    "mxfp8": 8,
+    "mixed_2_6": 2,
+    "mixed_3_4": 3,
+    "mixed_3_6": 3,
+    "mixed_4_6": 4,
+}
+Recipe = Literal["", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]
 
 
 class HubQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,8 +51,9 @@ class HubQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on the hub. `bytes` are its weights (0 where the hub does not say), `gated` "" for one that is open to all,
-    else "auto" or "manual", as the hub calls it. `local` says that this machine has it."""
+    """A model on the hub. `bytes` are its weights (0 where the hub does not say; `estimated` where they follow from its
+    name), `gated` "" for one that is open to all, else "auto" or "manual", as the hub calls it. `local` says that this
+    machine has it."""
 
     id: str
     author: str = ""
@@ -53,14 +69,17 @@ class HubModel(msgspec.Struct, frozen=True, kw_only=True):
     gated: str = ""
     verdict: Verdict = "unknown"
     local: bool = False
+    estimated: bool = False
 
 
 class HubPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Hits in order; `cursor` asks for those after them, empty at the end. `offline` says that only local ones are here."""
+    """Hits in order; `cursor` asks for those after them, empty at the end. `offline` says that only local ones are here,
+    and `reason` why."""
 
     models: tuple[HubModel, ...]
     cursor: str = ""
     offline: bool = False
+    reason: str = ""
 
 
 class HubFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +111,9 @@ class HubDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):
     """A job that fetches a model into the hub cache. `rate` is bytes per second over the last seconds, `seconds_left`
-    None where it is not known. `error` is a sentence for a person. `fetched` counts bytes that came over the network
-    in all, torn ones included; `done` those that are on disk and right."""
+    None where it is not known. `error` is a sentence for a person, and so is `note`, which says what it waits for.
+    `fetched` counts bytes that came over the network in all, torn ones included; `done` those that are on disk and
+    right. `file` is the largest of those that come now; `retries` counts connections that broke."""
 
     task: str
     model: str
@@ -109,6 +129,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     files: int = 0
     file: str = ""
     error: str = ""
+    note: str = ""
     retries: int = 0
     created: float = 0.0
     ended: float | None = None
@@ -143,6 +164,45 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     created: float = 0.0
     ended: float | None = None
+
+
+class ModelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A job on a model of this machine."""
+
+    model: ModelId
+
+
+class ConvertOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What to make of a model on this machine: a new one, called `name` ("": its own name and what was done).
+
+    `bits` quantises in groups of `group_size` weights (0: the mode's own), 0 does not, None is what mode or recipe say,
+    else 4, and 0 with `dequantize`, which turns a quantised model back into one that is not. `recipe` gives some layers
+    more bits than others, as mlx-lm mixes them. `dtype` is that of what stays unquantised ("": as it is).
+    """
+
+    model: ModelId
+    name: ModelName = ""
+    bits: Bits | None = None
+    group_size: Literal[0, 32, 64, 128] = 0
+    mode: QuantMode = "affine"
+    recipe: Recipe = ""
+    dtype: Literal["", "float32", "float16", "bfloat16"] = ""
+    dequantize: bool = False
+
+    @property
+    def wanted(self) -> int:
+        """Bits to quantise to, 0 for none."""
+        if self.bits is not None:
+            return self.bits
+        return 0 if self.dequantize else FIXED_BITS.get(self.recipe or self.mode, 4)
+
+
+class ImportOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A GGUF file on the server's machine to make a model of. `dtype` "keep" leaves quantised weights as they are."""
+
+    file: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    name: ModelName = ""
+    dtype: Literal["", "keep", "float32", "float16", "bfloat16"] = ""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,11 +256,15 @@ class LibraryModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubState(msgspec.Struct, frozen=True, kw_only=True):
-    """How this server stands to the hub. `user` is the token's owner once it was tested. The token itself is never told."""
+    """How this server stands to the hub. `user` is the token's owner once it was tested, `source` where it comes from:
+    "stored" (entered here), "environment" (HF_TOKEN), "login" (`hf auth login`). The token itself is never told; `error`
+    says why one that was stored cannot be read."""
 
     endpoint: str = "https://huggingface.co"
     offline: bool = False
     token: bool = False
+    source: str = ""
     user: str = ""
+    error: str = ""
     cache: str = ""
     free_disk: int = 0

@@ -47,6 +47,14 @@ class Usage(msgspec.Struct, frozen=True):
 # --- server -> worker --------------------------------------------------------------------------------------
 
 
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Load the model in the folder `path`; `name` is what it is called. A worker loads one model in its life."""
+
+    path: str
+    name: str
+    options: EngineOptions = EngineOptions()
+
+
 class Add(msgspec.Struct, frozen=True, tag=True):
     request: GenerateRequest | EmbedRequest
 
@@ -73,7 +81,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     drain: bool = False
 
 
-Command = Add | Cancel | Tune | Forget | Stop
+Command = Load | Add | Cancel | Tune | Forget | Stop
 
 
 # --- worker -> server: events of a request -----------------------------------------------------------------
@@ -195,12 +203,14 @@ Event = Stage | CacheReport | Echo | Text | Reasoning | ToolCall | Done | Embedd
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Bytes. `active`, `peak` and `cache` as MLX counts them, `process` the resident size of the process."""
+    """Bytes. `active`, `peak` and `cache` as MLX counts them, `process` what the process takes of the machine
+    (`footprint.py`), `recommended` the most that models should take together on its GPU (0: it does not say)."""
 
     active: int = 0
     peak: int = 0
     cache: int = 0
     process: int = 0
+    recommended: int = 0
 
 
 class Blas(msgspec.Struct, frozen=True):
@@ -235,6 +245,21 @@ class ModelInfo(msgspec.Struct, frozen=True):
     template_variables: tuple[str, ...] = ()
 
 
+class Warm(msgspec.Struct, frozen=True, tag=True):
+    """Everything a worker needs is imported, and it waits for its `Load`."""
+
+    pid: int
+    memory: Memory
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """How far a load is: `done` of `total` bytes of "weights", or "warming"."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     pid: int
     info: ModelInfo
@@ -252,7 +277,11 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """A worker's pulse: counters since its start. Sent at least once a second, also inside a long prefill's pauses."""
+    """A worker's pulse: counters since its start. Sent at least once a second, also inside a long prefill's pauses.
+
+    `limit` is the `memory_limit` it keeps to now, `committed` what its process may come to take for the requests it has
+    taken on, bytes; 0 where it does not know.
+    """
 
     running: int = 0
     queued: int = 0
@@ -261,6 +290,8 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     completion_tokens: int = 0
     memory: Memory = Memory()
     cache: CacheFigures = CacheFigures()
+    limit: int = 0
+    committed: int = 0
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True):
@@ -269,7 +300,7 @@ class Frame(msgspec.Struct, frozen=True, tag=True):
     events: list[Event]
 
 
-Report = Ready | LoadFailed | Beat | Frame
+Report = Warm | Loading | Ready | LoadFailed | Beat | Frame
 
 
 # --- models on disk ----------------------------------------------------------------------------------------

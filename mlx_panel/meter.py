@@ -22,7 +22,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.ignored_fields = 0
-        self.benchmark_changes = 0
+        self.benchmark_changes = self.library_changes = self.preset_changes = 0
         self._running = 0
         self._total = 0
         self._errors = 0
@@ -50,6 +50,14 @@ class Meter:
         """There is news of the benchmark that runs, or of those stored."""
         self.benchmark_changes += 1
 
+    def library_changed(self) -> None:
+        """There is news of the models on this machine."""
+        self.library_changes += 1
+
+    def presets_changed(self) -> None:
+        """There is news of the presets or the aliases."""
+        self.preset_changes += 1
+
     def saw(self, record: AuditRecord) -> None:
         """A request has ended."""
         if record.dialect == "management":
@@ -69,6 +77,7 @@ class Meter:
         return {
             "requests": self._running, "requests_total": self._total, "errors_total": self._errors,
             "audit_rows": self._total, "ttft_ms": self.ttft_ms, "benchmark_changes": self.benchmark_changes,
+            "library_changes": self.library_changes, "preset_changes": self.preset_changes,
         }  # fmt: skip
 
 

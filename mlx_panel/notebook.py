@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import panel as pn
 
+from .dashboard.aliases import Aliases
 from .dashboard.audit import AuditTable
 from .dashboard.benchmarks import Benchmarks
 from .dashboard.cache import PrefixCache
+from .dashboard.downloads import Downloads
 from .dashboard.engine import EngineForm
+from .dashboard.library import Library
 from .dashboard.live import Live
 from .dashboard.models import Models
 from .dashboard.overview import Overview
+from .dashboard.pool import Pool
+from .dashboard.pool_settings import PoolForm
+from .dashboard.presets import Presets
 from .dashboard.remote import Remote
 from .dashboard.system import SystemCard
 from .dashboard.timeouts import Timeouts
@@ -56,6 +62,36 @@ class Panels:
     def models(self) -> Models:
         """The models and their Load and Unload buttons."""
         return Models(self.source)
+
+    @property
+    def pool(self) -> Pool:
+        """The memory that models share, and a row a model: load, unload, pin."""
+        return Pool(self.source)
+
+    @property
+    def pool_settings(self) -> PoolForm:
+        """The pool's settings, to edit."""
+        return PoolForm(self.source)
+
+    @property
+    def presets(self) -> Presets:
+        """The presets, to start, stop and edit."""
+        return Presets(self.source)
+
+    @property
+    def aliases(self) -> Aliases:
+        """The rules for names nobody has, to edit and to try."""
+        return Aliases(self.source)
+
+    @property
+    def library(self) -> Library:
+        """The models of the server's machine and of the hub: search, fetch, check, convert, delete."""
+        return Library(self.source)
+
+    @property
+    def downloads(self) -> Downloads:
+        """What is on its way from the hub."""
+        return Downloads(self.source)
 
     @property
     def audit(self) -> AuditTable:
@@ -94,6 +130,7 @@ class Panels:
             ("Requests", self.audit),
             ("Prefix cache", self.cache),
             ("Engine", self.engine),
+            ("Pool", self.pool_settings),
             ("Timeouts", self.timeouts),
             ("System", self.system),
             sizing_mode="stretch_width",

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/ -]*$")]
+Name = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.:/ -]*\Z")
+]
 Seconds = Annotated[float, msgspec.Meta(ge=1, le=86400)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -91,8 +93,9 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PresetServer(msgspec.Struct, frozen=True, kw_only=True):
-    """A preset as a server that runs or does not: what `/api/servers` tells. `memory` is the worker's footprint in bytes,
-    `cpu` percent of one core."""
+    """A preset as a server that runs or does not: what `/api/servers` tells. `state` is its model's (`ModelStateName`), or
+    "missing". `memory` is the worker's footprint in bytes, `cpu` percent of one core; `shared_with` are the other presets
+    of that worker, whose requests `running` and `queued` count too."""
 
     preset: str
     model: str
@@ -108,3 +111,4 @@ class PresetServer(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     reason: str = ""
     log: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] = ()

@@ -135,8 +135,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     where none is given. `template` are values for the chat template's own variables.
 
     `tool_dialect` and `reasoning_style` name what the answer is read with instead of the model's own ("" leaves those),
-    `context_length` caps prompt and answer together (0: the model's). A request of `priority` "low" starts after all
-    others that wait.
+    `context_length` caps prompt and answer together (0: the model's). With `cut_to_context` a `max_tokens` that nobody
+    asked for is cut to what the context leaves. A request of `priority` "low" starts after all others that wait, but for
+    a bound (`engine/queue.py`).
     """
 
     id: str
@@ -161,6 +162,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     tool_dialect: str = ""
     reasoning_style: str = ""
     context_length: int = 0
+    cut_to_context: bool = False
     priority: Literal["normal", "low"] = "normal"
 
 

@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import psutil
 
+from .library import Download, Task
 from .messages import LocalModel
 from .meter import History, Meter, Rates, Watcher, total
 from .pool.pool import ModelPool
 from .snapshot import ModelState, Sample, Snapshot
 
+Jobs = Callable[[], tuple[tuple[Download, ...], tuple[Task, ...]]]
 PERIOD = 1.0
 LAG_PERIOD = 0.02
 LAG_WINDOW = 500
@@ -50,8 +52,8 @@ class Sampler:
     A tick costs well under a millisecond; what it hands out is built once, however many watch.
     """
 
-    def __init__(self, pool: ModelPool, meter: Meter, draining: Callable[[], bool]):
-        self._pool, self._meter, self._draining = pool, meter, draining
+    def __init__(self, pool: ModelPool, meter: Meter, draining: Callable[[], bool], jobs: Jobs):
+        self._pool, self._meter, self._draining, self._jobs = pool, meter, draining, jobs
         self._rates, self._history, self._lag = Rates(), History(), Lag()
         self._watchers: dict[object, Callable[[], Watcher | None]] = {}
         self._memory_limit = psutil.virtual_memory().total
@@ -137,11 +139,13 @@ class Sampler:
             self._rates.rate(f"{worker.model.id} prefill", worker.beat.prompt_tokens) for worker in workers
         )
         self._rates.keep({*decode, *(f"{name} prefill" for name in decode)})
+        downloads, tasks = self._jobs()
         models = tuple(_with_rate(state, decode) for state in self._pool.states(self._models))
         return Snapshot(
             time=time.time(), queued=total(models, "queued"), tokens_per_second=sum(decode.values()), prompt_tokens_per_second=prefill,
             memory_used=total(models, "memory"), memory_limit=self._memory_limit, loop_lag_ms=self._lag.p99_ms(),
-            draining=self._draining(), models=models, **self._meter.figures(),
+            draining=self._draining(), models=models, pool=self._pool.figures(), downloads=downloads, tasks=tasks,
+            **self._meter.figures(),
         )  # fmt: skip
 
 

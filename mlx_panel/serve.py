@@ -23,14 +23,16 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from .app import Runtime
 from .dashboard import pages
 from .dashboard.local import Local
-from .engine_settings import EDITABLE, EngineSettings
+from .engine_settings import EDITABLE
 from .errors import MlxPanelError, SettingsError
 from .http.fallback import Fallback
 from .http.house import FindHouse
 from .plugin import KEY, ROUTES, started
+from .pool_settings import POOL
 from .settings import Settings
 
 log = logging.getLogger(__name__)
+FLAGS = (*EDITABLE, *POOL)  # settings with a flag of their own name
 REFUSE_OPEN = """\
 {host} can be reached from other machines, and this version knows no users or keys: anybody there could use the models.
 Listen on this machine only and reach it through a tunnel, from the other machine:
@@ -42,7 +44,7 @@ A model runs in a process of its own already; requests to one model are batched 
 
 def _argument(name: str) -> Argument:
     """A flag for a setting of the engine; its value is checked where all settings are."""
-    kind = EngineSettings.param[name]
+    kind = Settings.param[name]
     choices = ["true", "false"] if isinstance(kind, param.Boolean) else getattr(kind, "objects", None)
     default = (
         ",".join(kind.default) if isinstance(kind.default, list) else str(kind.default).lower() or "none"
@@ -86,7 +88,7 @@ class MlxServe(Serve):
                 help="How long requests may go on when the server stops (30)",
             ),
         ),
-        *((f"--{name.replace('_', '-')}", _argument(name)) for name in EDITABLE),
+        *((f"--{name.replace('_', '-')}", _argument(name)) for name in FLAGS),
     )
 
     def invoke(self, args: argparse.Namespace) -> None:
@@ -98,7 +100,7 @@ class MlxServe(Serve):
                 "host": args.address,
                 "models": args.model,
                 "drain_timeout_seconds": args.drain_timeout,
-                **{name: getattr(args, name) for name in EDITABLE},
+                **{name: getattr(args, name) for name in FLAGS},
             }
         )
         check_address(settings)

@@ -20,11 +20,12 @@ import param
 
 from .engine_settings import EDITABLE, RELOAD, EngineSettings, Models, fitting, from_text, merged
 from .errors import InvalidParameter, SettingsError
+from .pool_settings import POOL_EDITABLE, PoolSettings, fitting_pool
 from .tuning import EngineOptions, Limit, Option, SourceName
 
 PREFIX = "MLX_SERVER_"
 DEFAULT_PORT = 10242
-ENVIRONMENT_ONLY = {f"{PREFIX}DATA_DIR", f"{PREFIX}BLAS"}
+ENVIRONMENT_ONLY = {f"{PREFIX}DATA_DIR", f"{PREFIX}BLAS", f"{PREFIX}FAULTS"}
 
 
 def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -32,7 +33,7 @@ def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get(f"{PREFIX}DATA_DIR") or "~/.mlx-panel").expanduser()
 
 
-class Settings(EngineSettings):
+class Settings(EngineSettings, PoolSettings):
     """All settings with their defaults. Durations are seconds, 0 switches an optional clock off."""
 
     host = param.String("127.0.0.1", doc="Address to listen on.")
@@ -114,6 +115,10 @@ class Settings(EngineSettings):
         doc="Host names requests may be addressed to; guards against DNS rebinding.",
     )
 
+    hub_offline = param.Boolean(
+        False, doc="Do not ask the hub: search shows local models only, nothing is downloaded."
+    )
+
     audit_flush_seconds = param.Number(
         0.25, bounds=(0.01, 60), doc="Audit rows are on disk after this long at the latest."
     )
@@ -180,13 +185,13 @@ class Settings(EngineSettings):
         try:
             if name == "model_options":
                 return self._lay(source, fitting(self.param[name], value))
-            if name in EDITABLE:
-                value = fitting(self.param[name], value)
+            if name in FITTED:
+                value = self._fitted(name, value)
             elif isinstance(value, bool):
                 raise TypeError
             setattr(self, name, value)
         except (ValueError, TypeError) as error:
-            why = f"It {error}." if name in (*EDITABLE, "model_options") else self.param[name].doc
+            why = f"It {error}." if name in (*FITTED, "model_options") else self.param[name].doc
             raise SettingsError(f"{source}: {name} cannot be {value!r}. {why}", field=name) from error
         self._source[name] = source
         if source != "live":
@@ -234,6 +239,10 @@ class Settings(EngineSettings):
             choices=getattr(kind, "objects", None) or [], reload=name in RELOAD, doc=kind.doc or "",
         )  # fmt: skip
 
+    def pool_options(self) -> list[Option]:
+        """The pool's settings a person edits live."""
+        return [self._option(name, "") for name in POOL_EDITABLE]
+
     def _source_of(self, name: str, model: str) -> SourceName:
         layers = (layer for layer in reversed(LAYERS) if name in self._tables.get(layer, {}).get(model, {}))
         return next(layers)
@@ -245,6 +254,16 @@ class Settings(EngineSettings):
     def change(self, values: Mapping[str, Any]) -> None:
         """Set limits live, all or none. Raises InvalidParameter naming the first that cannot be."""
         self._change({**self.live, **self._fitting(values, LIVE_TIMEOUTS)})
+
+    def change_hub(self, values: Mapping[str, Any]) -> None:
+        """Set live how this server stands to the hub; None takes a live value back. Raises InvalidParameter."""
+        fitted = self._fitting(values, HUB_EDITABLE)
+        self._change({name: value for name, value in {**self.live, **fitted}.items() if value is not None})
+
+    def change_pool(self, values: Mapping[str, Any]) -> None:
+        """Set the pool's settings live, all or none; None takes a live value back. Raises InvalidParameter."""
+        fitted = self._fitting(values, POOL_EDITABLE)
+        self._change({name: value for name, value in {**self.live, **fitted}.items() if value is not None})
 
     def change_options(self, values: Mapping[str, Any], model: str = "") -> None:
         """Set the engine's settings live, for one model if one is named; all or none. None takes a live value back.
@@ -278,12 +297,16 @@ class Settings(EngineSettings):
             raise InvalidParameter(
                 f"There is no live setting of that name. Known: {', '.join(names)}.", field=name
             )
-        if value is None and name in EDITABLE:
+        if value is None and name in FITTED:
             return None
         try:
-            return fitting(self.param[name], value)
+            return self._fitted(name, value)
         except ValueError as error:
             raise InvalidParameter(f"{name} {error}.", field=name) from error
+
+    def _fitted(self, name: str, value: Any) -> Any:
+        kind = self.param[name]
+        return fitting_pool(name, kind, value) if name in POOL_EDITABLE else fitting(kind, value)
 
     def reset(self, names: tuple[str, ...] | None = None) -> None:
         """Forget the live changes, or those of these names; what the layers below say holds again."""
@@ -323,6 +346,8 @@ class Settings(EngineSettings):
 
 
 LIVE_TIMEOUTS = ("timeout_chat_seconds", "timeout_completions_seconds", "timeout_embeddings_seconds")
+HUB_EDITABLE = ("hub_offline",)
+FITTED = (*EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE)  # whose values are checked by a function of their own
 LAYERS: tuple[SourceName, ...] = ("file", "environment", "command line", "live")
 UNITS = {"mb": "MiB", "ms": "ms", "seconds": "s", "bits": "bits"}
 

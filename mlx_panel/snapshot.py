@@ -50,9 +50,10 @@ class ModelState(msgspec.Struct, frozen=True):
     it calls tools, both once it was loaded.
 
     `expected` is what it counts for (predicted, or measured at an earlier load), `size` the prediction by its parts,
-    `measured` what its process really took; `verdict` whether it would fit now. `leases` requests use it, `waiting` ones
-    wait for its load (`loading` says how far that is), the last one ended `idle` seconds ago; after `ttl` idle seconds it
-    is unloaded (0: never). `cpu` is percent of one core. `log` are the last lines of a process that failed.
+    `measured` what its process really took; `verdict` whether it would fit now, `evicts` whom a load would make leave.
+    `leases` requests use it, `waiting` ones wait for its load (`loading` says how far that is), the last one ended `idle`
+    seconds ago; after `ttl` idle seconds it is unloaded (0: never). `cpu` is percent of one core. `log` are the last lines of a process that failed; `responsive` is
+    False when it has given no sign for `heartbeat_seconds`.
     """
 
     id: str
@@ -81,6 +82,7 @@ class ModelState(msgspec.Struct, frozen=True):
     size: Size | None = None
     measured: Measured | None = None
     verdict: Verdict = "unknown"
+    evicts: tuple[str, ...] = ()
     leases: int = 0
     waiting: int = 0
     idle: float | None = None
@@ -88,6 +90,7 @@ class ModelState(msgspec.Struct, frozen=True):
     cpu: float | None = None
     loading: LoadProgress | None = None
     log: tuple[str, ...] = ()
+    responsive: bool = True
 
 
 class Snapshot(msgspec.Struct, frozen=True):

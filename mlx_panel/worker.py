@@ -1,8 +1,9 @@
 """The process around an engine: one model, one socket, one thread.
 
     python -m mlx_panel.worker --socket ipc:///… --model FOLDER --name ID
+    python -m mlx_panel.worker --socket ipc:///… --warm
 
-Commands come in, reports go out (`messages.py`); a frame holds all events of one step. Exit codes: 0 stopped in
+With `--warm` everything is imported first, and the model comes with a `Load`. Commands come in, reports go out (`messages.py`); a frame holds all events of one step. Exit codes: 0 stopped in
 order, 1 a defect (logged by class and place), 3 the model could not be loaded, 4 the process that started it is gone.
 SIGTERM stops it in order; SIGINT and SIGHUP are the server's business. One more thread, `watch_parent`, ends a worker
 that cannot end itself; it touches nothing else.
@@ -39,11 +40,14 @@ from .messages import (
     Forget,
     Frame,
     GenerateRequest,
+    Load,
     LoadFailed,
+    Loading,
     Ready,
     Report,
     Stop,
     Tune,
+    Warm,
     decode_command,
     encode,
 )
@@ -52,7 +56,8 @@ from .tuning import EngineOptions
 
 log = logging.getLogger("mlx_panel.worker")
 
-BEAT_SECONDS = 0.5
+BEAT_SECONDS, TELL_SECONDS = 0.5, 0.1
+Progress = Callable[[str, int, int], None]
 LINGER_MS = 1000
 # A worker whose loop still turns gets so long to end in order before the watcher ends it.
 WATCH_SECONDS, GRACE_SECONDS = 1.0, 2.0
@@ -168,21 +173,39 @@ class Worker:
             self.send(Frame(events))
 
 
-def load(path: str, fake: str, options: EngineOptions, name: str = "") -> AnyEngine:
+def load(
+    path: str, fake: str, options: EngineOptions, name: str = "", progress: Progress = lambda *_: None
+) -> AnyEngine:
     """The engine for a folder, of the kind that its files and its name say; or for the JSON text of a `FakeSpec`."""
     if fake:
         return FakeEngine(msgspec.json.decode(fake, type=FakeSpec), options=options)
     if is_fake(path):
-        return FakeEngine.load(path, options=options)
+        return FakeEngine.load(path, options=options, progress=progress)
     # mlx is only imported by a process that needs it, after the BLAS it is to use; each engine by those it serves.
     folder = Path(path)
     if recipe.kind_of(folder, recipe.read_json(folder / "config.json"), name or folder.name) == "embedding":
         from .engine.embed.engine import EmbedEngine
 
-        return EmbedEngine.load(path, options=options)
+        return EmbedEngine.load(path, options=options, progress=progress)
     from .engine.engine import Engine
 
-    return Engine.load(path, options=options)
+    return Engine.load(path, options=options, progress=progress)
+
+
+class Telling:
+    """Tells the server how far a load is, not more often than it can be looked at."""
+
+    def __init__(self, socket: zmq.Socket):
+        self._socket = socket
+        self._last: Loading | None = None
+        self._next = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        told = Loading(stage, done, total)
+        other = self._last is None or self._last.stage != stage
+        if other or done == total or time.monotonic() >= self._next:
+            self._last, self._next = told, time.monotonic() + TELL_SECONDS
+            self._socket.send(encode(told), zmq.NOBLOCK)
 
 
 def ready(engine: AnyEngine, load_seconds: float) -> Ready:
@@ -234,11 +257,30 @@ def _last_part(path: str) -> str:
     return path if path.startswith("http") else os.path.basename(path.rstrip("/"))
 
 
+def warm(socket: zmq.Socket, parent: int) -> Load | None:
+    """Import what a model may need, and wait for one; None when there will be none."""
+    from .engine.warm import memory
+
+    socket.send(encode(Warm(os.getpid(), memory())))
+    while os.getppid() == parent:
+        if socket.poll(int(1000 * WATCH_SECONDS)):
+            command: Command = decode_command(socket.recv())
+            return command if isinstance(command, Load) else None
+    return None
+
+
 def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
     """Load, serve, free. Returns the exit code."""
+    if options.warm:
+        wanted = warm(socket, options.parent)
+        if wanted is None:
+            return STOPPED
+        options.model, options.name, options.options = wanted.path, wanted.name, wanted.options
+    _title(options.name)
     started = time.monotonic()
     try:
-        engine = load(options.model, options.fake, options.options, options.name)
+        tell = Telling(socket)
+        engine = load(options.model, options.fake, options.options, options.name, tell)
     except Exception as error:
         # No request was here yet: the words are about the folder alone.
         words = " ".join(str(error).split())
@@ -281,6 +323,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--socket", required=True, help="address of the server's PAIR socket")
     parser.add_argument("--model", default="", help="the model's folder")
     parser.add_argument("--name", default="", help="the model's name, for the process list")
+    parser.add_argument("--warm", action="store_true", help="import everything, then wait for a model")
     parser.add_argument(
         "--options", type=_options, default=EngineOptions(), help="JSON of the engine's options"
     )
@@ -310,7 +353,6 @@ def main(arguments: list[str] | None = None) -> int:
         log.warning(GONE)
         return ORPHANED
     watch_parent(options.parent)
-    _title(options.name)
     context = zmq.Context()
     try:
         return run(options, _connect(context, options.socket))

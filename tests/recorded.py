@@ -111,5 +111,5 @@ def recorded(rows: int = 60, **more: Any) -> Recorded:
     records = [record(number) for number in range(rows)]
     return Recorded(
         snapshot(audit_rows=rows), history=history, records=records, limits=LIMITS, system=SYSTEM,
-        **{"options": options(), "cached": cached(), **more},
+        **{"options": options(), "cached": cached(), "pool_settings": Settings(Path("nowhere")).pool_options(), **more},
     )  # fmt: skip

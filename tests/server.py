@@ -99,6 +99,7 @@ def environment(folder: Path, **settings: Any) -> dict[str, str]:
     return {
         **kept,
         "PYTHONUNBUFFERED": "1",
+        "MLX_SERVER_WARM_SPARE": "false",  # hundreds of servers would import mlx once more each
         "HF_HUB_CACHE": str(folder / "hub"),
         "MLX_SERVER_DATA_DIR": str(folder),
         **named,

@@ -86,8 +86,8 @@ def test_numbers_move(visit: Visit, source: Recorded) -> None:
 
 def test_load_and_unload(visit: Visit, source: Recorded) -> None:
     row = visit.page.locator("tr", has_text="org/small")
-    row.get_by_role("button").click()
-    expect(row.get_by_role("button")).to_be_disabled()
+    row.get_by_role("button", name="Load").click()
+    expect(row.get_by_role("button", name="Loading")).to_be_disabled()
     expect(row.locator(".chip")).to_have_text("Loading")
     expect(row.locator(".chip")).to_have_text("Ready")
     row.get_by_role("button", name="Unload").click()
@@ -100,7 +100,7 @@ def test_load_and_unload(visit: Visit, source: Recorded) -> None:
 
 def test_failed_load_says_why(visit: Visit, source: Recorded) -> None:
     source.faults["org/small"] = ModelLoadFailed("It needs 75 GB; 11 GB are free.")
-    visit.page.locator("tr", has_text="org/small").get_by_role("button").click()
+    visit.page.get_by_role("button", name="Load org/small").click()
     alert = visit.page.get_by_role("alert").filter(has_text="It needs 75 GB")
     expect(alert).to_be_visible()
     alert.get_by_role("button", name="Dismiss").click()
@@ -175,7 +175,7 @@ def test_many_models_do_not_push_the_rest_away(visit: Visit, source: Recorded, w
     button.focus()
     button.press("Enter")
     expect(rows).to_have_count(13)
-    rows.last.get_by_role("button").click()
+    rows.last.get_by_role("button", name="Load").click()
     expect(rows.last.locator(".chip")).to_have_text("Ready")
     page.get_by_role("button", name="Show fewer models").click()
     expect(rows).to_have_count(few)
@@ -295,7 +295,10 @@ def test_the_way_to_the_benchmarks_and_back(visit: Visit) -> None:
     assert max(background(page, ".panel")) < 60
     expect(page.get_by_role("link", name="Benchmarks")).to_have_attribute("aria-current", "page")
     page.set_viewport_size({"width": 360, "height": 800})
-    expect(page.get_by_role("link", name="Benchmarks")).to_be_hidden()
+    expect(page.get_by_role("link", name="Overview")).to_be_hidden()
+    fold = page.locator(".menu summary")
+    fold.focus()
+    fold.press("Enter")
     page.get_by_role("link", name="Overview").click()
     expect(page.locator(".card", has_text="Speed")).to_be_visible(timeout=20_000)
     assert page.url == visit.url

@@ -17,13 +17,19 @@ from panel.io.resources import Resources
 from panel.io.state import set_curdoc
 
 from mlx_panel.dashboard import pages, resources
+from mlx_panel.dashboard.aliases import Aliases
 from mlx_panel.dashboard.audit import AuditTable
 from mlx_panel.dashboard.benchmarks import Benchmarks
 from mlx_panel.dashboard.cache import PrefixCache
+from mlx_panel.dashboard.downloads import Downloads
 from mlx_panel.dashboard.engine import EngineForm
+from mlx_panel.dashboard.library import Library
 from mlx_panel.dashboard.live import Live
 from mlx_panel.dashboard.models import Models
 from mlx_panel.dashboard.overview import Overview
+from mlx_panel.dashboard.pool import Pool
+from mlx_panel.dashboard.pool_settings import PoolForm
+from mlx_panel.dashboard.presets import Presets
 from mlx_panel.dashboard.status import Status
 from mlx_panel.dashboard.system import SystemCard
 from mlx_panel.dashboard.timeouts import Timeouts
@@ -34,7 +40,7 @@ from mlx_panel.job import Job, Order
 from .recorded import MODELS, NOW, record, recorded, result, snapshot
 
 LIVE: tuple[type[Watching], ...] = (
-    Overview, Models, Live, Status, AuditTable, Benchmarks, EngineForm, PrefixCache,
+    Overview, Models, Live, Status, AuditTable, Benchmarks, EngineForm, PrefixCache, Downloads, Library,
 )  # fmt: skip
 COMPONENTS: tuple[type[Watching], ...] = (*LIVE, Timeouts, SystemCard)
 
@@ -277,10 +283,13 @@ async def test_audit_asks_only_what_can_be_asked(query: Any) -> None:
     assert all(call == ("audit", 25, 0, None, None, "model") for call in source.calls)
 
 
-@pytest.mark.parametrize("kind", [AuditTable, Timeouts, SystemCard, Benchmarks, EngineForm, PrefixCache])
+@pytest.mark.parametrize(
+    "kind",
+    [AuditTable, Timeouts, SystemCard, Benchmarks, EngineForm, PrefixCache, PoolForm, Presets, Aliases],
+)
 async def test_unreachable_server_is_said(kind: type[Watching]) -> None:
     source = recorded()
-    what = ("audit", "timeouts", "system", "engine", "cache", "benchmarks")
+    what = ("audit", "timeouts", "system", "engine", "cache", "benchmarks", "pool", "presets", "aliases")
     source.faults = {name: Unavailable("No server there.") for name in what}
     component = kind(source)  # type: ignore[call-arg]
     component.refresh()
@@ -439,7 +448,12 @@ def test_every_page_builds() -> None:
     for path in pages.PAGES:
         document = pages.build(recorded(), path).server_doc(Document())
         assert document.roots[0].class_name == "Page"
-    assert [pages.title(path) for path in pages.PAGES] == ["mlx-panel", "Benchmarks – mlx-panel"]
+    assert [pages.title(path) for path in pages.PAGES] == [
+        "mlx-panel",
+        "Models – mlx-panel",
+        "Presets – mlx-panel",
+        "Benchmarks – mlx-panel",
+    ]
 
 
 def test_one_address_may_serve_every_page() -> None:
@@ -455,7 +469,7 @@ def test_a_tab_is_made_when_it_is_opened() -> None:
     tabs.active = 2
     tabs.active = 0
     tabs.active = 2
-    assert [isinstance(tab, pn.Spacer) for tab in tabs[1:]] == [True, False, True, True]
+    assert [isinstance(tab, pn.Spacer) for tab in tabs[1:]] == [True, False, True, True, True]
     assert len(tabs) == len(pages.TABS)
 
 

@@ -25,8 +25,9 @@ from mlx_panel.http.openai_messages import MESSAGE_FIELDS, MESSAGE_UNSUPPORTED, 
 from mlx_panel.http.routes import MODULES
 from mlx_panel.job import Job, Level, Order, Stored
 from mlx_panel.messages import AuditRecord
+from mlx_panel.pool_settings import POOL, POOL_EDITABLE
 from mlx_panel.serve import MlxServe
-from mlx_panel.settings import LIVE_TIMEOUTS, PREFIX, Settings
+from mlx_panel.settings import HUB_EDITABLE, LIVE_TIMEOUTS, PREFIX, Settings
 from mlx_panel.snapshot import ModelState, Snapshot
 from mlx_panel.tuning import CacheFigures, CacheRecord, CacheReport, Option
 
@@ -141,7 +142,7 @@ def test_every_setting_has_its_variable_default_and_bounds(name: str) -> None:
         assert f"| {kind.bounds[0]:,} to {kind.bounds[1]:,}" in line
     if isinstance(kind, param.Selector):
         assert all(f"`{choice}`" in line for choice in kind.objects)
-    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, "model_options")) == (" Live" in line)
+    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE, "model_options")) == (" Live" in line)
     assert (name in RELOAD) == ("from the model's next load on" in line)
 
 
@@ -182,7 +183,7 @@ def commands(parser: argparse.ArgumentParser, path: str = "mlx-panel") -> Iterat
 def test_every_command_has_its_row_with_its_flags() -> None:
     found = dict(commands(cli._parser()))
     # Those of the engine's settings have their rows in docs/settings.md.
-    engine = {f"--{name.replace('_', '-')}" for name in EDITABLE}
+    engine = {f"--{name.replace('_', '-')}" for name in (*EDITABLE, *POOL)}
     found["mlx-panel serve"] = {
         flag for flag, spec in MlxServe.args if (flag, spec) not in Serve.args
     } - engine

@@ -33,6 +33,23 @@ PATHS = {
     "/v1/admin/cache/{model}": "/v1/admin/cache/plain",
     "/v1/admin/benchmarks/{id}": "/v1/admin/benchmarks/none",
     "/api/settings/engine/{model}": "/api/settings/engine/plain",
+    "/api/profiles/{name}": "/api/profiles/none",
+    "/api/profiles/{name}/duplicate": "/api/profiles/none/duplicate",
+    "/api/profiles/{name}/export": "/api/profiles/none/export",
+    "/api/servers/{preset}/start": "/api/servers/none/start",
+    "/api/servers/{preset}/stop": "/api/servers/none/stop",
+    "/api/servers/{preset}/restart": "/api/servers/none/restart",
+    "/api/servers/{preset}/status": "/api/servers/none/status",
+    "/api/servers/{preset}/health": "/api/servers/none/health",
+    "/api/models/hub/{id}": "/api/models/hub/none",
+    "/api/models/local/{id}": "/api/models/local/none",
+    "/api/models/capabilities/{id}": "/api/models/capabilities/none",
+    "/api/models/tasks/{id}": "/api/models/tasks/none",
+    "/api/models/tasks/{id}/progress": "/api/models/tasks/none/progress",
+    **{
+        f"/api/models/download/{{task}}{rest}": f"/api/models/download/none{rest}"
+        for rest in ("", "/status", "/progress", "/pause", "/resume", "/cancel", "/retry")
+    },
     "(no route)": "/v1/there/is/nothing",
 }
 

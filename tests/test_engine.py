@@ -149,7 +149,7 @@ def test_the_end_of_sequence_token_counts_and_has_no_text(engine: Engine) -> Non
     tokens = [token for token, _ in steps]
     last = next(at for at, token in enumerate(tokens) if at > 2 and token not in tokens[:at])
     engine.tokenizer.eos_token_ids = {tokens[last]}
-    ended = Engine((engine.model, engine.tokenizer, engine.info))
+    ended = Engine(loader.Loaded(engine.model, engine.tokenizer, engine.info))
     events = list(ended.generate(ask(prompt=PROMPTS[1])))
     assert events[-1] == Done("a", "stop", Usage(len(third), 0, last + 1))
     assert text(events) == engine.tokenizer.decode(tokens[:last])

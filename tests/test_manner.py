@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlx_panel.engine import loader, prompt
-from mlx_panel.engine.manner import Manner, manner, variables
-from mlx_panel.errors import UnsupportedParameter
+from mlx_panel.engine.manner import Manner, manner
+from mlx_panel.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
 from mlx_panel.messages import Function, GenerateRequest, Message, PastToolCall, Thinking, Tool, Tools
+from mlx_panel.parse.template import variables
 
 from .models import tiny_model
 
@@ -116,4 +117,39 @@ def test_what_the_template_does_not_read_is_refused(tmp_path: Path, field: str, 
 
 def test_variables_are_those_read_from_outside() -> None:
     assert variables("{% set a = 1 %}{{ a }}{{ b }}{% generation %}{{ c }}{% endgeneration %}") == {"b", "c"}
+    assert variables("{%- generation -%}{{ a }}{%- endgeneration -%}") == {"a"}
     assert variables("{% broken") == set()
+
+
+def test_a_request_may_name_what_its_answer_is_read_with(tmp_path: Path) -> None:
+    _, found = speaks(tmp_path, QWEN)
+    asked = found.asked(
+        GenerateRequest("a", "m", tool_dialect="mistral_native", reasoning_style="seed_think")
+    )
+    assert (asked.dialect.name, asked.style and asked.style.name) == ("mistral_native", "seed_think")
+    assert asked.reads_tools  # the template shows the functions itself
+    assert found.asked(GenerateRequest("a", "m")) is found
+    with pytest.raises(InvalidParameter, match="hermes_json") as refused:
+        found.asked(GenerateRequest("a", "m", tool_dialect="morse"))
+    assert refused.value.field == "tool_dialect"
+
+
+def test_a_template_without_tools_teaches_the_dialect_that_is_asked_for(tmp_path: Path) -> None:
+    tokenizer, found = speaks(tmp_path, PLAIN)
+    request = GenerateRequest(
+        "a", "m", messages=CONVERSATION, tools=Tools((ADD,)), tool_dialect="qwen3_coder_xml"
+    )
+    text = prompt.build(request, tokenizer, 4096, lambda text: 0, found.asked(request)).text
+    assert "<function=" in text.split("<|im_end|>")[0]
+
+
+def test_the_context_of_a_request_is_the_shorter_one() -> None:
+    for wanted, cut, room in ((None, False, 3), (2, False, 2), (9, True, 3)):
+        request = GenerateRequest("a", "m", max_tokens=wanted, cut_to_context=cut, context_length=13)
+        assert prompt.fit(10, request, 100, "prompt") == room
+        assert prompt.fit(10, request, 12, "prompt") == min(room, 2)
+    with pytest.raises(ContextLengthExceeded) as full:
+        prompt.fit(
+            13, GenerateRequest("a", "m", max_tokens=5, cut_to_context=True, context_length=13), 100, "prompt"
+        )
+    assert full.value.numbers["context_length"] == 13

@@ -200,7 +200,19 @@ def test_connect(folder: Path) -> None:
         connection = connect(server.url)
         assert connection.base_url == server.base_url
         assert server.url in repr(connection)
-        for name in ("overview", "models", "audit", "timeouts", "system", "dashboard"):
+        panels = (
+            "overview",
+            "models",
+            "pool",
+            "pool_settings",
+            "presets",
+            "aliases",
+            "audit",
+            "timeouts",
+            "system",
+            "dashboard",
+        )
+        for name in panels:
             assert isinstance(pn.panel(getattr(connection, name)), pn.viewable.Viewable), name
         assert connection.overview is not connection.overview
     with pytest.raises(ServerUnreachable, match="Is the server running"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlx_panel.engine.pace import FIRST_CHUNK, GROWTH, SMALLEST_CHUNK, Pace
 from mlx_panel.engine.prompt import Prompt
-from mlx_panel.engine.queue import PromptQueue
+from mlx_panel.engine.queue import PromptQueue, Space
 from mlx_panel.engine.row import Row
 from mlx_panel.messages import GenerateRequest
 from mlx_panel.tuning import EngineOptions
@@ -102,7 +102,7 @@ def test_every_prompt_has_its_turn_in_bounded_time(lengths: list[int], budget: i
     while oldest in queue:
         for length in lengths:
             queue.add(row("short", length))
-        group = queue.turn("shortest", budget, places)
+        group = queue.turn("shortest", budget, Space(places))
         turns += 1
         for one in group:
             one.started = True
@@ -117,7 +117,7 @@ def test_a_group_fits_the_budget_and_the_places(lengths: list[int], budget: int,
     queue = PromptQueue()
     for length in lengths:
         queue.add(row(str(length), length))
-    group = queue.turn("shortest", budget, places)
+    group = queue.turn("shortest", budget, Space(places))
     assert len(group) <= places
     assert bool(group) == bool(places)
     if len(group) > 1:
@@ -128,7 +128,7 @@ def test_in_order_of_arrival_nobody_overtakes() -> None:
     queue = PromptQueue()
     for length in (500, 3, 4):
         queue.add(row(str(length), length))
-    assert [queue.turn("arrival", 100, 4) for _ in range(3)] == [[next(iter(queue))]] * 3
+    assert [queue.turn("arrival", 100, Space(4)) for _ in range(3)] == [[next(iter(queue))]] * 3
 
 
 @pytest.mark.parametrize("apart", [{"deterministic": True}, {}])
@@ -136,4 +136,4 @@ def test_a_prompt_that_wants_to_be_alone_is(apart: dict) -> None:
     queue = PromptQueue()
     queue.add(row("one", 3, **apart))
     queue.add(row("two", 3))
-    assert len(queue.turn("arrival", 100, 4)) == (1 if apart else 2)
+    assert len(queue.turn("arrival", 100, Space(4))) == (1 if apart else 2)

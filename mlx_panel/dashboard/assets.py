@@ -1,7 +1,7 @@
 """The text of the browser's half: `.js` and `.css` files beside these modules, joined into one ES module each.
 
-A component's module is `shared.js`, then the component's own file, with both style sheets as the constant `CSS`.
-One text and no import: it works in a page, in a notebook and without any network.
+A component's module is `shared.js`, then further parts it names, then its own file; the style sheets of all of them are
+the constant `CSS`. One text and no import: it works in a page, in a notebook and without any network.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def module(name: str) -> str:
-    """The ES module of the component `name`."""
-    styles = "\n".join(_read(f"{part}.css") for part in ("shared", name))
-    return f"const CSS = {json.dumps(styles)};\n{_read('shared.js')}\n{_read(f'{name}.js')}"
+def module(name: str, *parts: str) -> str:
+    """The ES module of the component `name`; `parts` are files that stand before its own."""
+    files = ("shared", *parts, name)
+    styles = "\n".join(_read(f"{file}.css") for file in files)
+    return "\n".join((f"const CSS = {json.dumps(styles)};", *(_read(f"{file}.js") for file in files)))
 
 
 def _read(name: str) -> str:

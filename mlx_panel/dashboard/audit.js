@@ -15,18 +15,6 @@ function when(row) {
   return h("time", {datetime: row.timestamp, title: time.toISOString()}, (today ? clock : dated).format(time))
 }
 
-/** Copying needs no permission this way, also where the page is not served by https. */
-function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text)
-  const field = h("textarea", {style: "position: fixed; opacity: 0"})
-  field.value = text
-  document.body.append(field)
-  field.select()
-  document.execCommand("copy")
-  field.remove()
-  return Promise.resolve()
-}
-
 function requestId(row) {
   const short = row.request_id.length > 12 ? `${row.request_id.slice(0, 11)}…` : row.request_id
   const button = h("button", {class: "quiet mono copy", type: "button", title: `${row.request_id} – click to copy`,

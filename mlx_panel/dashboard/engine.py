@@ -27,7 +27,7 @@ class EngineView(FormView):
     )
     reloading = param.List(default=[], doc="Models that are being loaded anew.")
 
-    _esm = module("engine")
+    _esm = module("engine", "options", "fields")
 
 
 class EngineForm(Form):

@@ -1,15 +1,8 @@
-// Cards, memory and models. The document is built once; each snapshot then changes texts, bars and lines in place.
+// Cards, and the pool's two parts beside them. The document is built once; each snapshot then changes texts, bars and
+// lines in place.
 
 const WINDOW = 120 // seconds of history that are drawn
 const STALE = 6000 // milliseconds without a snapshot until the numbers are called old
-const STATES = {
-  available: ["Available", "calm"], loading: ["Loading", "busy"], ready: ["Ready", "good"],
-  stopping: ["Stopping", "warn"], failed: ["Failed", "bad"],
-}
-const FEW = 6, FEW_NARROW = 3 // models that are shown before somebody asks for all; on a phone one is a tall card
-const NARROW = matchMedia("(max-width: 620px)")
-const ALL_SHOWN = "mlx-panel-all-models"
-const MODEL_TINTS = ["#0a7ea4", "#7b61d1", "#d9822b", "#2a9d6f", "#c94f7c", "#5b7fd6"]
 
 // --- history ------------------------------------------------------------------------------------------------------
 
@@ -117,8 +110,6 @@ function cardsPart() {
   return {node, show: (snapshot, points) => cards.forEach((one) => one.show(snapshot, points))}
 }
 
-// --- memory -------------------------------------------------------------------------------------------------------
-
 function meter(label, kind = "") {
   const fill = h("i")
   const node = h("div", {class: `meter ${kind}`, role: "meter", "aria-label": label, "aria-valuemin": 0}, fill)
@@ -128,181 +119,6 @@ function meter(label, kind = "") {
     mark(node, "aria-valuenow", Math.min(used, limit || used))
     mark(node, "aria-valuetext", `${name(used)} of ${name(limit)}`)
   }
-  return {node, show}
-}
-
-function memoryRow(model, tint) {
-  const size = h("span", {class: "number"})
-  const bar = meter(`Memory of ${model.id}`)
-  const node = h("div", {class: "memory-row", style: `--tint: ${tint}`},
-    h("span", {class: "name", title: model.id}, model.id), bar.node, size)
-  return {node, show: (now, limit) => {
-    bar.show(now.memory, limit, bytes)
-    say(size, limit ? `${bytes(now.memory)} · ${percent(now.memory / limit)}` : bytes(now.memory))
-  }}
-}
-
-function memoryPart() {
-  const rows = new Map()
-  const list = h("div", {class: "memory-rows"})
-  const rest = h("span", {class: "muted"})
-  const node = h("section", {class: "panel memory", "aria-label": "Memory by model"},
-    h("header", {}, h("h2", {}, "Memory by model"), h("span", {class: "grow"}), rest), list)
-  const show = (snapshot) => {
-    const held = snapshot.models.filter((model) => model.memory > 0)
-    keep(rows, held, list, (model) => memoryRow(model, MODEL_TINTS[tintOf(model.id)]))
-    held.forEach((model) => rows.get(model.id).show(model, snapshot.memory_limit))
-    const free = Math.max(0, snapshot.memory_limit - snapshot.memory_used)
-    say(rest, snapshot.memory_limit ? `${bytes(free)} of ${bytes(snapshot.memory_limit)} not used by models` : "")
-    node.hidden = held.length === 0
-  }
-  node.hidden = true
-  return {node, show}
-}
-
-/** A model keeps its colour whatever else is loaded. */
-function tintOf(id) {
-  let sum = 0
-  for (const letter of id) sum = (sum * 31 + letter.charCodeAt(0)) >>> 0
-  return sum % MODEL_TINTS.length
-}
-
-/** Make `rows` hold one row for each model, in the models' order, and nothing else. */
-function keep(rows, models, parent, make) {
-  const wanted = new Set(models.map((model) => model.id))
-  for (const [id, row] of rows) {
-    if (!wanted.has(id)) {
-      row.node.remove()
-      rows.delete(id)
-    }
-  }
-  models.forEach((model, index) => {
-    if (!rows.has(model.id)) rows.set(model.id, make(model))
-    const node = rows.get(model.id).node
-    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] || null)
-  })
-}
-
-// --- models -------------------------------------------------------------------------------------------------------
-
-const COLUMNS = [
-  ["Memory", (m) => (m.memory ? bytes(m.memory) : NONE)],
-  ["On disk", (m) => (m.disk ? bytes(m.disk) : NONE)],
-  ["Type", (m) => m.dtype || NONE, "words"],
-  ["Context", (m) => (m.context_length ? count(m.context_length) : NONE)],
-  ["Requests", (m) => (m.queued ? `${m.running} + ${m.queued} waiting` : count(m.running))],
-  ["Speed", (m) => (m.state === "ready" && m.kind !== "embedding" ? `${figure(m.tokens_per_second)} tok/s` : NONE)],
-  ["Up", (m) => (m.uptime == null ? NONE : span(Math.floor(m.uptime)))],
-]
-
-function parameters(n) {
-  if (!n) return ""
-  return n >= 1e9 ? `${(n / 1e9).toFixed(1)}B parameters` : `${Math.round(n / 1e6)}M parameters`
-}
-
-function describe(m) {
-  const restarts = m.restarts ? `restarted ${m.restarts}×` : ""
-  const kind = m.kind === "embedding" ? "embeddings" : ""
-  const reasons = m.reasoning ? "reasons" : ""
-  const tools = m.tools ? `tools: ${m.tools}` : ""
-  return [m.architecture, parameters(m.parameters), kind, reasons, tools, m.needed ? "kept loaded" : "", restarts].filter(Boolean).join(" · ")
-}
-
-/** What the button of a model says and does; null does nothing. */
-function actionOf(m, busy) {
-  if (m.state === "loading" || (busy && m.state !== "ready" && m.state !== "stopping")) return ["Loading…", null]
-  if (m.state === "stopping" || busy) return ["Stopping…", null]
-  return m.state === "ready" ? ["Unload", "unload"] : [m.state === "failed" ? "Try again" : "Load", "load"]
-}
-
-function modelRow(first, press) {
-  const chip = h("span", {class: "chip"})
-  const name = h("div", {class: "id"}, first.id)
-  const about = h("small")
-  const reason = h("div", {class: "reason"})
-  const button = h("button", {type: "button"})
-  const cells = COLUMNS.map(([title, , kind = "number"]) => h("td", {class: kind, role: "cell", "data-label": title}))
-  const node = h("tr", {role: "row"}, h("th", {scope: "row", role: "rowheader", class: "model"}, name, about, reason),
-    h("td", {class: "state", role: "cell"}, chip), ...cells, h("td", {class: "do number", role: "cell"}, button))
-  let does = null
-  button.addEventListener("click", () => does && press(first.id, does))
-  const show = (m, busy) => {
-    const [text, tone] = STATES[m.state] || [m.state, "calm"]
-    say(chip, text)
-    mark(chip, "data-tone", tone)
-    say(about, describe(m))
-    say(reason, m.state === "failed" ? m.reason : "")
-    COLUMNS.forEach(([, read], index) => say(cells[index], read(m)))
-    const [label, action] = actionOf(m, busy)
-    does = action
-    say(button, label)
-    button.disabled = !action
-    button.classList.toggle("tonal", action === "load")
-    mark(button, "aria-label", `${label} ${m.id}`)
-    mark(button, "title", action === "unload" ? "Running requests are finished first" : null)
-  }
-  return {node, show}
-}
-
-/** A button between the first few models and all of them. `choose` picks those to show: whatever does or did something,
- *  what was `touched` here, and others up to a few; never all but one. */
-function fold(touched, changed) {
-  let all = remembered(ALL_SHOWN) === "yes"
-  const button = h("button", {class: "quiet", type: "button"})
-  const node = h("footer", {class: "fold", hidden: true}, button)
-  button.addEventListener("click", () => {
-    all = !all
-    remembered(ALL_SHOWN, all ? "yes" : "no")
-    changed()
-  })
-  const choose = (models) => {
-    let room = (NARROW.matches ? FEW_NARROW : FEW) - models.filter((one) => one.state !== "available" || touched.has(one.id)).length
-    const first = models.filter((one) => one.state !== "available" || touched.has(one.id) || room-- > 0)
-    node.hidden = models.length <= first.length + 1
-    mark(button, "aria-expanded", String(all))
-    say(button, all ? "Show fewer models" : `Show all ${models.length} models`)
-    return all || node.hidden ? models : first
-  }
-  return {node, choose}
-}
-
-function modelsPart(model, notice) {
-  const rows = new Map()
-  const pressed = new Set()
-  const touched = new Set()
-  let latest = null
-  const body = h("tbody")
-  const total = h("span", {class: "muted"})
-  const empty = h("div", {class: "empty"}, "Looking for models…")
-  const head = h("tr", {}, h("th", {}, "Model"), h("th", {}, "State"),
-    ...COLUMNS.map(([title, , kind = "number"]) => h("th", {class: kind}, title)), h("th", {}, h("span", {class: "hush"}, "Action")))
-  const table = h("div", {class: "scroll"}, h("table", {role: "table"}, h("thead", {}, head), body))
-  const few = fold(touched, () => show(latest))
-  const node = h("section", {class: "panel models", "aria-label": "Models"},
-    h("header", {}, h("h2", {}, "Models"), total), h("div", {class: "notices"}, notice), table, few.node, empty)
-  const press = (id, action) => {
-    pressed.add(id)
-    touched.add(id)
-    model.send_msg({do: action, model: id})
-    show(latest)
-  }
-  model.on("busy", () => {
-    pressed.clear()
-    if (latest) show(latest)
-  })
-  const show = (snapshot) => {
-    latest = snapshot
-    const shown = few.choose(snapshot.models)
-    keep(rows, shown, body, (one) => modelRow(one, press))
-    const isBusy = (id) => pressed.has(id) || model.busy.includes(id)
-    shown.forEach((one) => rows.get(one.id).show(one, isBusy(one.id)))
-    const ready = snapshot.models.filter((one) => one.state === "ready").length
-    say(total, `${ready} of ${snapshot.models.length} loaded`)
-    table.hidden = snapshot.models.length === 0
-    empty.hidden = snapshot.models.length > 0
-    if (!snapshot.models.length) empty.replaceChildren("No models on this machine yet.")
-  }
-  table.hidden = true
   return {node, show}
 }
 

@@ -28,11 +28,11 @@ class LiveView(Face):
     history = param.String(default="[]", doc="`Sample`s of the last minutes, as JSON.")
     busy = param.List(default=[], doc="Models that a button of this component is loading or unloading.")
 
-    _esm = module("live")
+    _esm = module("live", "pool_memory", "pool")
 
 
 class Live(Watching):
-    """Cards, memory and models of a server, live. `Overview` and `Models` are this with fewer parts."""
+    """Cards, memory and models of a server, live. `Overview`, `Pool` and `Models` are this with fewer parts."""
 
     view: LiveView
     snapshot: Snapshot | None = None
@@ -41,16 +41,22 @@ class Live(Watching):
         super().__init__(source, LiveView(parts=list(parts), sizing_mode="stretch_width"))
 
     def take(self, snapshot: Snapshot, history: list[Sample] | None) -> None:
-        values = {"snapshot": msgspec.json.encode(snapshot).decode()}
+        # Jobs have components of their own.
+        seen = msgspec.structs.replace(snapshot, downloads=(), tasks=())
+        values = {"snapshot": msgspec.json.encode(seen).decode()}
         if history is not None:
             values["history"] = msgspec.json.encode(history).decode()
         self.snapshot = snapshot
         self.view.param.update(**values)
 
     def act(self, message: dict[str, Any]) -> None:
-        actions = {"load": self.source.load, "unload": self.source.unload}
-        if (action := actions.get(message.get("do", ""))) and isinstance(model := message.get("model"), str):
-            self.work(partial(self._switch, action, model))
+        match message:
+            case {"do": "load", "model": str(model)}:
+                self.work(partial(self._switch, self.source.load, model))
+            case {"do": "unload", "model": str(model)}:
+                self.work(partial(self._switch, self.source.unload, model))
+            case {"do": "pin", "model": str(model), "pinned": bool(pinned)}:
+                self.work(partial(self.source.pin, model, pinned))
 
     async def _switch(self, action: Any, model: str) -> None:
         """Load or unload; the button is busy until it is done, and the models are looked at once more."""

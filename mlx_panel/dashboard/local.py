@@ -8,6 +8,9 @@ from ..audit.reader import AuditReader
 from ..bench import Result
 from ..benches import Benches
 from ..cache_log import CacheLog
+from ..hub.api import Hub
+from ..hub.downloads import Downloads
+from ..hub.library import Library
 from ..job import Job, Order, Shelved
 from ..messages import Limit
 from ..parse.volatile import RULES
@@ -16,6 +19,9 @@ from ..sampler import Sampler
 from ..settings import Settings
 from ..snapshot import AuditPage
 from ..tuning import CacheRecord
+from .library_source import LocalLibrary
+from .pool_source import LocalPool
+from .preset_source import LocalPresets
 from .source import EngineState, RuleState, Unsubscribe, Watcher
 
 
@@ -28,17 +34,25 @@ class Server(Protocol):
     sampler: Sampler
     cache_log: CacheLog
     benches: Benches
+    hub: Hub
+    downloads: Downloads
+    library: Library
 
     async def set_timeouts(self, values: dict[str, Any]) -> list[Limit]: ...
     async def reset_timeouts(self) -> list[Limit]: ...
     async def set_options(self, values: dict[str, Any], model: str = "") -> None: ...
     async def reset_options(self, model: str = "") -> None: ...
+    async def set_pool_options(self, values: dict[str, Any]) -> None: ...
+    async def reset_pool_options(self) -> None: ...
+    async def set_hub(self, values: dict[str, Any]) -> None: ...
     async def forget(self, model: str) -> None: ...
     async def system(self) -> dict[str, Any]: ...
 
 
-class Local:
+class Local(LocalLibrary, LocalPool, LocalPresets):
     """A `Source` on the server's loop."""
+
+    _server: Server
 
     def __init__(self, server: Server):
         self._server = server

@@ -10,12 +10,17 @@ import panel_material_ui as pmui
 import param
 from panel.util import edit_readonly
 
+from .aliases import Aliases
 from .audit import AuditTable
 from .benchmarks import Benchmarks
 from .cache import PrefixCache
+from .downloads import Downloads
 from .engine import EngineForm
+from .library import Library
 from .live import Live
 from .menu import Menu
+from .pool_settings import PoolForm
+from .presets import Presets
 from .source import Source
 from .status import Status
 from .system import SystemCard
@@ -46,6 +51,7 @@ TABS: dict[str, Callable[[Source], Any]] = {
     "Requests": AuditTable,
     "Prefix cache": PrefixCache,
     "Engine": EngineForm,
+    "Pool": PoolForm,
     "Timeouts": Timeouts,
     "System": SystemCard,
 }
@@ -99,6 +105,16 @@ def benchmarks(source: Source, linked: str) -> pmui.Page:
     return _page(source, "/benchmarks", linked, [Benchmarks(source)])
 
 
+def models(source: Source, linked: str) -> pmui.Page:
+    """What is fetched, and below it the models of this machine and of the hub."""
+    return _page(source, "/models", linked, [Downloads(source), Library(source, linked)])
+
+
+def presets(source: Source, linked: str) -> pmui.Page:
+    """Names of their own for models, and rules for names nobody has."""
+    return _page(source, "/presets", linked, [Presets(source), Aliases(source)])
+
+
 def _page(source: Source, path: str, linked: str, main: list[Any]) -> pmui.Page:
     page = pmui.Page(
         title="mlx-panel",
@@ -117,6 +133,8 @@ def _page(source: Source, path: str, linked: str, main: list[Any]) -> pmui.Page:
 
 PAGES: dict[str, tuple[str, Callable[[Source, str], pmui.Page]]] = {
     "/": ("Overview", overview),
+    "/models": ("Models", models),
+    "/presets": ("Presets", presets),
     "/benchmarks": ("Benchmarks", benchmarks),
 }
 

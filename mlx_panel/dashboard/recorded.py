@@ -14,14 +14,18 @@ from ..errors import Conflict, InvalidParameter, ModelNotFound, NotFound, Settin
 from ..job import Job, Order, Shelved, stored
 from ..messages import AuditRecord, Limit
 from ..parse.volatile import RULES
+from ..preset_text import Stored
 from ..snapshot import AuditPage, ModelState, ModelStateName, Sample, Snapshot
 from ..tuning import CacheFigures, CacheRecord, Option
+from .library_recorded import RecordedLibrary, Stock
+from .pool_source import RecordedPool
+from .preset_recorded import RecordedPresets
 from .source import EngineState, RuleState, Unsubscribe, Watcher, sample, weak
 
 MODEL_DIALECTS = ("openai", "anthropic")
 
 
-class Recorded:
+class Recorded(RecordedLibrary, RecordedPool, RecordedPresets):
     """A source that replays given snapshots: for trying components, and for tests, without a server.
 
     `put` is the next second. Loading and unloading change the models of the last snapshot, after `delay` seconds;
@@ -40,6 +44,9 @@ class Recorded:
         options: Iterable[Option] = (),
         cached: Iterable[CacheRecord] = (),
         results: Iterable[Result] = (),
+        stock: Stock | None = None,
+        pool_settings: Iterable[Option] = (),
+        stored: Stored | None = None,
         delay: float = 0.0,
     ):
         self.snapshot = snapshot or Snapshot(time=0.0)
@@ -52,6 +59,9 @@ class Recorded:
         self.cached = list(cached)
         self.results = {result.id: result for result in results}
         self.job: Job | None = None
+        self.stock = stock or Stock()
+        self.pool_settings = list(pool_settings)
+        self.stored = stored or Stored()
         self.delay = delay
         self.faults: dict[str, Exception] = {}
         self.calls: list[tuple[Any, ...]] = []

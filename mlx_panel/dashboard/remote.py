@@ -15,6 +15,9 @@ from ..messages import Limit
 from ..snapshot import AuditPage
 from ..tuning import CacheRecord
 from .feed import Feed
+from .library_source import RemoteLibrary
+from .pool_source import RemotePool
+from .preset_source import RemotePresets
 from .source import EngineState, RuleState, Unsubscribe, Watcher
 
 Answer = TypeVar("Answer")
@@ -52,7 +55,7 @@ class Listed(msgspec.Struct, frozen=True):
     skipped: list[str]
 
 
-class Remote:
+class Remote(RemoteLibrary, RemotePool, RemotePresets):
     """A `Source` over HTTP. Its coroutines run on any loop; watchers are called from one thread for all of them.
 
     Every method raises ServerUnreachable where nothing of ours answers, else the error the server names. While the
@@ -162,6 +165,12 @@ class Remote:
 
     async def _limits(self, method: str, **content: Any) -> list[Limit]:
         return _struct(self.url, await self._ask(method, LIMITS, **content), Limits).timeouts
+
+    async def answer(
+        self, kind: type[Answer], method: str, path: str, *, timeout: httpx.Timeout = QUICK, **content: Any
+    ) -> Answer:
+        """What the server answers to a request, as `kind`; `content` is httpx's (`json`, `params`)."""
+        return _struct(self.url, await self._ask(method, path, timeout=timeout, **content), kind)
 
     async def _ask(
         self, method: str, path: str, *, timeout: httpx.Timeout = QUICK, **content: Any

@@ -145,6 +145,18 @@ function watchEye(model, view, node) {
   })
 }
 
+/** Copying needs no permission this way, also where the page is not served by https. */
+function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text)
+  const field = h("textarea", {style: "position: fixed; opacity: 0"})
+  field.value = text
+  document.body.append(field)
+  field.select()
+  document.execCommand("copy")
+  field.remove()
+  return Promise.resolve()
+}
+
 /** A line for what went wrong; it stays until it is dismissed or answered by a success. */
 function noticeLine(model) {
   const text = h("span", {class: "text"})

@@ -19,6 +19,9 @@ from ..job import Job, Order, Shelved
 from ..messages import Limit
 from ..snapshot import AuditPage, Sample, Snapshot
 from ..tuning import CacheRecord, Option
+from .library_source import LibrarySource
+from .pool_source import PoolSource
+from .preset_source import PresetSource
 
 Watcher = Callable[[Snapshot, list[Sample] | None], None]
 Unsubscribe = Callable[[], None]
@@ -40,7 +43,7 @@ class RuleState(msgspec.Struct, frozen=True):
     stripped: int = 0
 
 
-class Source(Protocol):
+class Source(LibrarySource, PoolSource, PresetSource, Protocol):
     """A server to look at. Every coroutine may raise an `MlxPanelError`, whose text may be shown to a person."""
 
     def subscribe(self, watcher: Watcher) -> Unsubscribe:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from .. import __version__
 from . import blas
@@ -20,21 +18,25 @@ blas.preload()
 
 import mlx.core as mx  # noqa: E402
 
-from ..errors import Conflict, GenerationFailed, GrammarTooComplex, InvalidParameter  # noqa: E402
-from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, Stage  # noqa: E402
+from ..errors import Conflict, GenerationFailed, GrammarTooComplex, InvalidParameter, MlxPanelError  # noqa: E402
+from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, ModelInfo, Stage  # noqa: E402
 from ..site import site  # noqa: E402
-from ..tuning import CacheFigures, CacheReport, EngineOptions  # noqa: E402
+from ..tuning import CacheFigures, EngineOptions  # noqa: E402
 from . import kv, loader, used  # noqa: E402
+from .admission import Admission  # noqa: E402
 from .batch import Batch, Ready, Token  # noqa: E402
+from .budget import Budget  # noqa: E402
 from .choices import choices, token_logprob  # noqa: E402
 from .guide import stuck  # noqa: E402
 from .intake import Intake, field_of  # noqa: E402
 from .lanes import Lanes  # noqa: E402
 from .lone import Lone  # noqa: E402
 from .prefill import Prefill, Progress  # noqa: E402
-from .prefix import explain  # noqa: E402
-from .prefix.cache import Match, PrefixCache  # noqa: E402
+from .prefix.cache import PrefixCache  # noqa: E402
 from .prefix.opening import prefix_cache  # noqa: E402
+from .prefix.telling import Telling  # noqa: E402
+from .reading import Progress as Told  # noqa: E402
+from .reading import silent  # noqa: E402
 from .row import Row  # noqa: E402
 from .speculate import load_draft  # noqa: E402
 
@@ -53,9 +55,13 @@ class Engine:
     """
 
     @classmethod
-    def load(cls, path: str | Path, *, options: EngineOptions = DEFAULTS) -> Engine:
-        """Load a model folder; raises what `loader.load` raises, and ModelLoadFailed for a KV cache it cannot have."""
-        loaded = loader.load(path)
+    def load(cls, path: str | Path, *, options: EngineOptions = DEFAULTS, progress: Told = silent) -> Engine:
+        """Load a model folder; raises what `loader.load` raises, and ModelLoadFailed for a KV cache it cannot have.
+
+        `progress` is told how far it is: "weights" with bytes done and in all, then "warming".
+        """
+        loaded = loader.load(path, progress)
+        progress("warming", 0, 0)
         kv.check(loaded.model, options.kv_bits, options.kv_group_size)
         if options.wired_limit_mb:
             # Only when asked: wiring is reported to be behind kernel panics of macOS.
@@ -73,27 +79,29 @@ class Engine:
         prefix: PrefixCache | None = None,
         draft: Any = None,
     ):
-        self.model, self.tokenizer, self.info = loaded
+        self.model, self.tokenizer, self.info, shape = loaded
         self.options = options
         self.blas = blas.preload()
         self.device = str(mx.device_info().get("device_name", mx.default_device()))
         self.versions = {"mlx-panel": __version__, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
-        self._intake = Intake(
-            self.tokenizer, self.info.architecture, self.info.vocab_size, self.info.context_length
-        )
+        admission = Admission(shape, options)
+        context = _context(self.info, options)
+        names = self.info.architecture, self.info.vocab_size
+        self._intake = Intake(self.tokenizer, *names, context, admission.cut)
         self._vocabulary = self._intake.vocabulary
         self._prefix = prefix
-        self._prefill = Prefill(self.model, options, prefix, self._report, self._spans)
+        telling = Telling(self.tokenizer, self._vocabulary)
+        self._prefill = Prefill(
+            self.model, options, prefix, telling.report, telling.spans, lambda: self._budget.make_room()
+        )
         eos = frozenset(self.tokenizer.eos_token_ids)
         self._lone = Lone(self.model, eos, options, draft, self._vocabulary.size)
-        self._lanes = Lanes(self._lane, lambda: self._prefill.token_bytes)
+        self._lanes = Lanes(self._lane, lambda: self._prefill.token_bytes, lambda: self._budget.free)
+        self._budget = Budget(admission, self._prefill, self._lanes, prefix)
         self._untold: list[Event] = []
-        self._looked: float | None = None
-        self._chunk = 0
         # On a CPU mlx's `async_eval` waits until all but a few operations are done, so nothing is lost by waiting.
         self._waits = mx.default_device().type == mx.DeviceType.cpu
-        self._process = psutil.Process()
 
     def __repr__(self) -> str:
         return f"<Engine {self.info.architecture} {self.info.dtype}, {self.running} running, {self.queued} queued>"
@@ -103,8 +111,8 @@ class Engine:
     def add(self, request: GenerateRequest) -> None:
         """Queue a request; it starts when there is a place.
 
-        Raises TemplateError, EmptyPrompt, ContextLengthExceeded, InvalidParameter, UnsupportedParameter, or Conflict for
-        an id in use. A grammar that cannot be compiled is told by `step()`, as `Failed`.
+        Raises TemplateError, EmptyPrompt, ContextLengthExceeded, MemoryExceeded, InvalidParameter, UnsupportedParameter,
+        or Conflict for an id in use. A grammar that cannot be compiled is told by `step()`, as `Failed`.
         """
         if request.id in self.ids:
             raise Conflict("A request with this id is running.")
@@ -147,7 +155,8 @@ class Engine:
         events += progress.events + failed + told
         for lane, joining in self._lanes.joined(ready):
             events += self._decode(lane, joining)
-        self._clock(progress)
+        pace = self._prefill.pace
+        pace.looked(decoding=self._decoding, width=progress.width, seconds=progress.seconds)
         self.steps += 1
         if not self.busy and self._prefix is not None:
             self._upkeep(self._prefix.flush)
@@ -159,16 +168,18 @@ class Engine:
         """Run the model once on nothing: the first request then waits for no kernel and no guess at its pace."""
         self._intake.warm_up()
         self._prefill.warm_up()
+        mx.clear_cache()
+        self._budget.rest()
 
     def tune(self, options: EngineOptions) -> None:
         """New options, for the next step on. Those that shape caches or models are kept for the next load."""
         self.options = self.options.tuned(options)
         self._prefill.tune(self.options)
-        self._lone.options = self.options
-        if self._prefix is not None:
-            self._prefix.budget = options.prefix_cache_mb << 20
-            if self._prefix.disk is not None:
-                self._prefix.disk.budget = options.prefix_disk_mb << 20
+        self._lone.options = self._budget.admission.options = self.options
+        self._intake.context_length = _context(self.info, self.options)
+        self._budget.make_room()
+        if self._prefix is not None and self._prefix.disk is not None:
+            self._prefix.disk.budget = options.prefix_disk_mb << 20
 
     def forget(self) -> None:
         """Empty the prefix cache, memory and disk."""
@@ -200,13 +211,16 @@ class Engine:
     @property
     def cache_bytes(self) -> int:
         """Bytes held by the running requests' KV caches."""
-        return self._prefill.nbytes + self._lanes.nbytes
+        return self._budget.held
 
     def memory(self) -> Memory:
-        return used.memory(self._process)
+        return used.memory()
 
     def beat(self) -> Beat:
         """The counters since the start, memory and caches now."""
+        figures = self.figures()
+        if not self.busy:
+            self._budget.rest()
         return Beat(
             self.running,
             self.queued,
@@ -214,7 +228,9 @@ class Engine:
             self.prompt_tokens,
             self.completion_tokens,
             self.memory(),
-            self.figures(),
+            figures,
+            self.options.memory_limit,
+            self._budget.committed,
         )
 
     def figures(self) -> CacheFigures:
@@ -239,7 +255,7 @@ class Engine:
             self._prefix.close()
         self._untold.clear()
         self._intake.close()
-        self._lanes = self._prefill = self._prefix = self._lone = None  # type: ignore[assignment]
+        self._lanes = self._prefill = self._prefix = self._lone = self._budget = None  # type: ignore[assignment]
         self.model = self.tokenizer = None
         mx.clear_cache()
         if last:
@@ -259,6 +275,7 @@ class Engine:
         return [*self._lanes.rows, *self._prefill.queue]
 
     def _queue(self, row: Row) -> None:
+        self._budget.admission.weigh(row)
         self._prefill.queue.add(row)
         if sum(one.width for one in self._all()) > self.options.max_batch:
             self._untold.append(Stage(row.id, "queued", total=len(row.prompt.tokens)))
@@ -267,23 +284,26 @@ class Engine:
         ready, failed = self._intake.compiled(idle=not self._decoding and not len(self._prefill.queue))
         for row in ready:
             self._queue(row)
-        for row, error in failed:
-            numbers = {name: int(number) for name, number in error.numbers.items()}
-            self._untold.append(Failed(row.id, error.code, row.usage(), numbers, error.field or ""))
+        self._untold += [_refused(row, error) for row, error in failed]
 
     def _process_prompts(self, decoding: bool) -> tuple[Progress, list[Event]]:
         """A pass over prompts, if it is their turn; and what failed."""
-        rows = self._prefill.turn(decoding=decoding, places=self.options.max_batch - self.running)
+        turn = self._budget.turn(self.options.max_batch - self.running)
+        failed: list[Event] = []
+        for row, refusal in turn.refused:
+            self._prefill.drop(row)
+            failed.append(_refused(row, refusal))
+        rows = self._prefill.turn(turn.space, decoding=decoding)
         try:
             progress = self._prefill.run(rows, wait=self._waits or not decoding) if rows else NOTHING
         except Exception as error:
             if len(rows) > 1:
                 # One of them is to blame.
                 self._prefill.again(rows)
-                return NOTHING, []
-            return NOTHING, [self._fail(rows[0], error)]
+                return NOTHING, failed
+            return NOTHING, [*failed, self._fail(rows[0], error)]
         self.prompt_tokens += progress.tokens
-        return progress, []
+        return progress, failed
 
     def _decode(self, lane: Batch, ready: list[Ready]) -> list[Event]:
         try:
@@ -336,31 +356,6 @@ class Engine:
         mx.clear_cache()
         return [Failed(row.id, GenerationFailed.code, row.usage()) for row in rows.values()]
 
-    def _clock(self, progress: Progress) -> None:
-        """Learn from the time since tokens were last looked at what a step costs, and a chunk that was not waited for.
-
-        Such a chunk is computed after the pass whose tokens were just taken, so it counts for the next interval.
-        """
-        now, before = time.perf_counter(), self._looked
-        pace = self._prefill.pace
-        if before is not None and self._chunk:
-            pace.prefilled(self._chunk, now - before - pace.step_seconds)
-        elif before is not None:
-            pace.decoded(now - before - progress.seconds)
-        self._looked = now if self._decoding else None
-        self._chunk = progress.width if self._decoding and not progress.seconds else 0
-
-    def _report(self, row: Row, match: Match | None) -> CacheReport:
-        if match is None:
-            return CacheReport(row.id, len(row.prompt.tokens))
-        return explain.explain(match, row.id, len(row.prompt.tokens), lambda: self._spans(row))
-
-    def _spans(self, row: Row) -> list[explain.Span]:
-        if row.request.messages is None:
-            return []
-        lengths = explain.token_lengths(row.prompt.tokens, self._vocabulary, self.tokenizer)
-        return explain.spans(row.prompt.text, row.request.messages, lengths)
-
     def _keep_prefix(self, row: Row, caches: Callable[[], list[Any]]) -> None:
         """A row leaves: what it computed may serve a later prompt."""
         self._upkeep(lambda: self._prefill.store(row, caches))
@@ -377,6 +372,16 @@ class Engine:
             work()
         except Exception as error:
             log.error("the prefix cache could not be kept: %s", site(error))
+
+
+def _context(info: ModelInfo, options: EngineOptions) -> int:
+    """The most tokens that prompt and answer may have together."""
+    return min(info.context_length, options.context_length or info.context_length)
+
+
+def _refused(row: Row, error: MlxPanelError) -> Failed:
+    numbers = {name: int(number) for name, number in error.numbers.items()}
+    return Failed(row.id, error.code, row.usage(), numbers, error.field or "")
 
 
 def _unusable(row: Row) -> Exception:

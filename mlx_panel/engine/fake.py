@@ -10,15 +10,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import psutil
 
 from .. import __version__
 from ..errors import Conflict, EmptyPrompt, GenerationFailed, ModelLoadFailed
+from ..footprint import footprint
 from ..messages import (
     Beat,
     Blas,
@@ -42,6 +42,7 @@ from .row import Row, Tally
 
 FILE = "fake.json"
 SHORTEST_STEP = 0.01
+LOAD_STEPS = 10
 
 
 class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,14 +102,29 @@ class FakeEngine:
     """The interface of `Engine` around a `FakeSpec`. Of its options `max_batch` and `prefix_cache_mb` have an effect."""
 
     @classmethod
-    def load(cls, path: str | Path, *, options: EngineOptions | None = None) -> FakeEngine:
-        """Read `path/fake.json`. Raises FileNotFoundError, msgspec.ValidationError, or what the file asks for."""
-        spec = msgspec.json.decode((Path(path) / FILE).read_bytes(), type=FakeSpec)
-        return cls(spec, options=options)
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        options: EngineOptions | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> FakeEngine:
+        """Read `path/fake.json`. Raises FileNotFoundError, msgspec.ValidationError, or what the file asks for.
 
-    def __init__(self, spec: FakeSpec | None = None, *, options: EngineOptions | None = None):
+        `progress` is told of weights as if there were some.
+        """
+        spec = msgspec.json.decode((Path(path) / FILE).read_bytes(), type=FakeSpec)
+        return cls(spec, options=options, progress=progress)
+
+    def __init__(
+        self,
+        spec: FakeSpec | None = None,
+        *,
+        options: EngineOptions | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ):
         self.spec = spec or FakeSpec()
-        time.sleep(self.spec.load_seconds)
+        self._arrive(progress or (lambda stage, done, total: None))
         if self.spec.fail_load:
             raise ModelLoadFailed(self.spec.fail_load)
         self.options = options or EngineOptions()
@@ -180,8 +196,8 @@ class FakeEngine:
             yield from self.step()
 
     def memory(self) -> Memory:
-        resident = psutil.Process().memory_info().rss
-        return Memory(self.spec.weights_bytes, self.spec.weights_bytes, 0, resident + self.spec.weights_bytes)
+        weights = self.spec.weights_bytes
+        return Memory(weights, weights, 0, footprint(os.getpid()) + weights)
 
     def beat(self) -> Beat:
         running = min(len(self._rows), self.options.max_batch)
@@ -199,6 +215,14 @@ class FakeEngine:
     def close(self, *, last: bool = False) -> None:
         self._rows.clear()
         self._untold.clear()
+
+    def _arrive(self, progress: Callable[[str, int, int], None]) -> None:
+        """Take as long to load as it should, telling of it in ten steps."""
+        total = self.spec.weights_bytes or LOAD_STEPS
+        for step in range(LOAD_STEPS + 1):
+            progress("weights", total * step // LOAD_STEPS, total)
+            time.sleep(self.spec.load_seconds / (LOAD_STEPS + 1))
+        progress("warming", 0, 0)
 
     def _move(self, row: Row) -> list[Event]:
         if not row.prefilled:
@@ -279,11 +303,11 @@ class FakeEngine:
         return TokenLogprob(token, words[token], -0.5, top)
 
     def _parser(self, request: GenerateRequest) -> Parser:
-        style = reasoning.STYLES.get(self.spec.reasoning)
+        style = reasoning.STYLES.get(request.reasoning_style or self.spec.reasoning)
         return answer(
             style=style if request.messages is not None else None,
             opened=False,
-            dialect=detect.BY_NAME.get(self.spec.tools) if request.tools else None,
+            dialect=detect.BY_NAME.get(request.tool_dialect or self.spec.tools) if request.tools else None,
             tools=request.tools,
             eager=self.spec.eager,
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 from ..errors import InvalidParameter, MlxPanelError
 from ..messages import GenerateRequest
 from ..parse.answer import answer
+from ..parse.dialect import Dialect
 from ..parse.pieces import Parser
+from ..parse.reasoning import Style
 from . import prompt
 from .detokenize import Vocabulary
 from .floor import Floor
@@ -36,14 +38,25 @@ class Pending(NamedTuple):
 
 
 class Intake:
-    """Makes rows of requests. Grammars are compiled in a thread of their own, and rows wait for them here."""
+    """Makes rows of requests. Grammars are compiled in a thread of their own, and rows wait for them here.
 
-    def __init__(self, tokenizer: Any, architecture: str, vocabulary_size: int, context_length: int):
+    Prompt and answer have `context_length` tokens at most; `cut` leaves an answer the room that there is memory for.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        architecture: str,
+        vocabulary_size: int,
+        context_length: int,
+        cut: Callable[[Prompt, GenerateRequest], Prompt] = lambda prompt, request: prompt,
+    ):
         self.vocabulary = Vocabulary(tokenizer)
         self.manner: Manner = manner(tokenizer, architecture)
         self.pending: list[Pending] = []
         self._tokenizer = tokenizer
-        self._size, self._context_length = vocabulary_size, context_length
+        self.context_length = context_length
+        self._size, self._cut = vocabulary_size, cut
         self._eos = sorted(tokenizer.eos_token_ids)
         self._floor = Floor(tokenizer)
         self._grammars = Grammars(tokenizer, vocabulary_size, self._eos)
@@ -58,10 +71,11 @@ class Intake:
     def take(self, request: GenerateRequest) -> Row | None:
         """A row for the request, or None while its grammar is compiled: `compiled` gives it later.
 
-        Raises what `prompt.build` raises, InvalidParameter and UnsupportedParameter.
+        Raises what `prompt.build` and `cut` raise, InvalidParameter and UnsupportedParameter.
         """
-        self._check(request)
-        built = prompt.build(request, self._tokenizer, self._context_length, self._floor, self.manner)
+        manner = self._check(request)
+        built = prompt.build(request, self._tokenizer, self.context_length, self._floor, manner)
+        built = self._cut(built, request)
         text = self._grammar(request, built)
         row = Row(request, built, *self._voice(request, built, held=text is not None))
         guides = self._guides(request, built, held=text is not None)
@@ -120,7 +134,8 @@ class Intake:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _check(self, request: GenerateRequest) -> None:
+    def _check(self, request: GenerateRequest) -> Manner:
+        """How this request is spoken with. Raises InvalidParameter and UnsupportedParameter."""
         check(request.sampling)
         wrong = {
             "logit_bias": max(request.sampling.logit_bias, default=0) >= self._size,
@@ -128,22 +143,28 @@ class Intake:
         }
         for field in (name for name, bad in wrong.items() if bad):
             raise InvalidParameter(f"{field} names a token the model does not have.", field=field)
-        self.manner.check(request)
+        manner = self.manner.asked(request)
+        manner.check(request)
+        return manner
 
-    def _reasons(self, request: GenerateRequest) -> bool:
-        return request.messages is not None and self.manner.style is not None
+    def _style(self, request: GenerateRequest) -> Style | None:
+        """How this answer reasons, None where it does not."""
+        return self.manner.asked(request).style if request.messages is not None else None
+
+    def _dialect(self, request: GenerateRequest) -> Dialect:
+        return self.manner.asked(request).dialect
 
     def _marks(self, request: GenerateRequest) -> Mapping[str, int]:
         """The special tokens that mean something in this answer."""
-        style = self.manner.style
-        texts = style.markers if style is not None and self._reasons(request) else ()
-        return self.vocabulary.marks([*texts, *(self.manner.dialect.markers if request.tools else ())])
+        style = self._style(request)
+        texts = style.markers if style is not None else ()
+        return self.vocabulary.marks([*texts, *(self._dialect(request).markers if request.tools else ())])
 
     def _voice(self, request: GenerateRequest, built: Prompt, *, held: bool) -> tuple[Any, Parser, bool]:
         parser = answer(
-            style=self.manner.style if self._reasons(request) else None,
+            style=self._style(request),
             opened=built.thinking,
-            dialect=self.manner.dialect if request.tools else None,
+            dialect=self._dialect(request) if request.tools else None,
             tools=request.tools,
             eager=held and request.tools is not None,
         )
@@ -155,8 +176,8 @@ class Intake:
             return None
         return source(
             request,
-            dialect=self.manner.dialect,
-            style=self.manner.style if self._reasons(request) else None,
+            dialect=self._dialect(request),
+            style=self._style(request),
             opened=built.thinking,
             special=self._marks(request),
         )
@@ -164,10 +185,10 @@ class Intake:
     def _guides(self, request: GenerateRequest, built: Prompt, *, held: bool) -> list[Guide]:
         guides: list[Guide] = []
         # What is held to a grammar ends where that allows nothing else, and with `ignore_eos` not before.
-        least = built.max_tokens if held and request.ignore_eos else request.min_tokens
+        least = max(built.max_tokens, built.most) if held and request.ignore_eos else request.min_tokens
         if least > 0:
             guides.append(Unended(self._eos, least, self._size))
-        style, budget = self.manner.style, request.thinking.budget
+        style, budget = self.manner.asked(request).style, request.thinking.budget
         if budget is not None and style is not None:
             guides.append(self._budget(budget, style, request, built))
         return guides

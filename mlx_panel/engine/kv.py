@@ -20,6 +20,7 @@ from mlx_lm.models.cache import (
 )
 
 from ..errors import InvalidParameter, ModelLoadFailed
+from ..sizing import Shape
 from .slots import STEP, QuantizedCache, QuantizedSlotCache, SlotCache, WindowSlotCache, arrays_of
 
 BITS = (0, 4, 8)
@@ -153,6 +154,20 @@ def trim(caches: Sequence[Any], tokens: int) -> None:
 def nbytes(caches: Sequence[Any]) -> int:
     """Bytes the caches hold, free room included."""
     return sum(cache.nbytes for cache in _flat(caches) if not cache.empty())
+
+
+def shape(caches: Sequence[Any]) -> Shape:
+    """What the caches of one sequence take, read from such that hold some tokens; quantised ones as they are."""
+    tokens = fixed = window = windowed = 0
+    for cache in (cache for cache in _flat(caches) if not cache.empty()):
+        if isinstance(cache, RotatingKVCache):
+            window = max(window, int(cache.max_size))
+            windowed += cache.nbytes // arrays_of(cache)[0].shape[2]
+        elif isinstance(cache, KVCache | QuantizedCache):
+            tokens += cache.nbytes // arrays_of(cache)[0].shape[2]
+        else:
+            fixed += cache.nbytes
+    return Shape(weights=0, kv_token=tokens, kv_fixed=fixed, kv_window=window, kv_window_token=windowed)
 
 
 def kv_dtype(caches: Sequence[Any]) -> str:

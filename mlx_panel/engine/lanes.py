@@ -14,10 +14,11 @@ WASTE_BYTES = 256 << 20
 
 
 class Lanes:
-    """`new(main)` makes a batch; `token_bytes()` says what a token takes in a KV cache."""
+    """`new(main)` makes a batch; `token_bytes()` says what a token takes in a KV cache, `free()` how many bytes there are
+    that nobody needs."""
 
-    def __init__(self, new: Callable[[bool], Batch], token_bytes: Callable[[], float]):
-        self._new, self._token_bytes = new, token_bytes
+    def __init__(self, new: Callable[[bool], Batch], token_bytes: Callable[[], int], free: Callable[[], int]):
+        self._new, self._token_bytes, self._free = new, token_bytes, free
         self._main = new(True)
         self._solos: list[Batch] = []
 
@@ -73,7 +74,7 @@ class Lanes:
             company = [row for other in joining.get(id(lane), []) for row in other.rows] + lane.rows
             if lane is not self._main and any(row.request.deterministic for row in company):
                 continue
-            if lane.misfit(group) * self._token_bytes() <= WASTE_BYTES:
+            if lane.misfit(group) * self._token_bytes() <= min(WASTE_BYTES, max(0, self._free())):
                 return lane
         self._solos.append(self._new(False))
         return self._solos[-1]

@@ -13,9 +13,12 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters
 from mlx_lm.utils import load as load_folder
 
+from ..architecture import shape
 from ..errors import ModelLoadFailed
 from ..messages import ModelInfo
+from ..sizing import Shape
 from .manner import manner
+from .reading import Progress, read, silent
 
 # Names under which model families state their context, the usual one first.
 CONTEXT_KEYS = (
@@ -33,14 +36,16 @@ NO_LIMIT = 10**9
 
 
 class Loaded(NamedTuple):
-    """A model in memory. `model` is an mlx module, `tokenizer` mlx-lm's wrapper around the folder's own."""
+    """A model in memory. `model` is an mlx module, `tokenizer` mlx-lm's wrapper around the folder's own, `shape` what its size
+    in memory follows from."""
 
     model: Any
     tokenizer: Any
     info: ModelInfo
+    shape: Shape = Shape(weights=0)
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path, progress: Progress = silent) -> Loaded:
     """Load a model folder. Code a folder may bring along is not run, and the network is not asked.
 
     Raises what the folder's files raise (FileNotFoundError, ValueError, …), and ModelLoadFailed for a model whose
@@ -50,12 +55,27 @@ def load(path: str | Path) -> Loaded:
     if not folder.is_dir():
         # mlx-lm would take the name for one on the hub.
         raise FileNotFoundError(f"{folder.name} is not a folder")
-    parts: Any = load_folder(str(folder), tokenizer_config={"local_files_only": True}, return_config=True)
+    parts: Any = load_folder(
+        str(folder),
+        tokenizer_config={"local_files_only": True, "trust_remote_code": False},
+        return_config=True,
+        lazy=True,
+    )
     model, tokenizer, config = parts
     if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
         raise ModelLoadFailed(f"mlx-lm cannot batch the cache of the architecture {config.get('model_type')}")
     stored = describe(model, tokenizer, config)
-    return Loaded(model, tokenizer, _quickened(model, tokenizer, config, stored))
+    info = _quickened(model, tokenizer, config, stored)
+    read(arrays_of(model), progress)
+    wide = mx.default_device().type == mx.DeviceType.cpu
+    item = 2 if _half(model) else 4
+    return Loaded(model, tokenizer, info, shape(config, info.weights_bytes, item=item, wide=wide))
+
+
+def arrays_of(model: Any) -> list[mx.array]:
+    """The parameters of an mlx module."""
+    leaves: Any = tree_flatten(model.parameters())
+    return [array for _, array in leaves]
 
 
 def _quickened(model: Any, tokenizer: Any, config: dict[str, Any], stored: ModelInfo) -> ModelInfo:
@@ -68,14 +88,12 @@ def _quickened(model: Any, tokenizer: Any, config: dict[str, Any], stored: Model
 
 
 def _half(model: Any) -> bool:
-    leaves: Any = tree_flatten(model.parameters())
-    return any(array.dtype in (mx.float16, mx.bfloat16) for _, array in leaves)
+    return any(array.dtype in (mx.float16, mx.bfloat16) for array in arrays_of(model))
 
 
 def describe(model: Any, tokenizer: Any, config: dict[str, Any]) -> ModelInfo:
     """What a person or a client may want to know; sizes in bytes, the context in tokens."""
-    leaves: Any = tree_flatten(model.parameters())
-    arrays = [array for _, array in leaves]
+    arrays = arrays_of(model)
     architecture = str(config.get("model_type", "unknown"))
     speaks = manner(tokenizer, architecture)
     return ModelInfo(

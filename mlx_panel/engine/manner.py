@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ..errors import UnsupportedParameter
+from ..errors import InvalidParameter, UnsupportedParameter
 from ..messages import GenerateRequest, Thinking
-from ..parse import detect, reasoning
+from ..parse import detect, reasoning, template
 from ..parse.dialect import Dialect
 
-# What every template may read: the conversation, and what the tokenizer hands it.
-GIVEN = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "strftime_now", "raise_exception"}
-)  # fmt: skip
-SWITCHES = ("enable_thinking", "thinking")
 # The dialect that models without one of their own are taught in the system message.
 TAUGHT = "hermes_json"
+T = TypeVar("T")
 
 
 class Manner(NamedTuple):
     """`style` is how it reasons, None when it does not; `dialect` how it calls tools.
 
     `reads_tools`, `reads_calls` and `reads_results` say whether the template takes functions, past calls and their
-    results itself; where it does not they are put into words. `variables` are the template's own values.
+    results itself; where it does not they are put into words. `variables` are the template's own values. `shows_tools` is
+    a template that shows functions at all, also where it does not say how they are called.
     """
 
     style: reasoning.Style | None
@@ -36,6 +29,17 @@ class Manner(NamedTuple):
     reads_calls: bool
     reads_results: bool
     variables: tuple[str, ...]
+    shows_tools: bool = False
+
+    def asked(self, request: GenerateRequest) -> Manner:
+        """This, with the dialect and the style that a request names instead. Raises InvalidParameter for unknown ones."""
+        if not (request.tool_dialect or request.reasoning_style):
+            return self
+        style = named(reasoning.STYLES, request.reasoning_style, "reasoning_style") or self.style
+        dialect = named(detect.BY_NAME, request.tool_dialect, "tool_dialect")
+        if dialect is None:
+            return self._replace(style=style)
+        return self._replace(style=style, dialect=dialect, reads_tools=self.reads_tools or self.shows_tools)
 
     def check(self, request: GenerateRequest) -> None:
         """Raise UnsupportedParameter, naming the field, for what this model's template cannot be told."""
@@ -58,49 +62,37 @@ class Manner(NamedTuple):
     @property
     def switch(self) -> str | None:
         """The template's value that switches reasoning on and off."""
-        return next((name for name in SWITCHES if name in self.variables), None)
+        return template.switch(self.variables) or None
 
 
 def manner(tokenizer: Any, model_type: str) -> Manner:
     """Of a tokenizer of mlx-lm's. A template that is a program of the tokenizer's own is taken to read everything."""
-    template = template_text(tokenizer)
+    source = template.chosen(getattr(tokenizer, "chat_template", None))
     vocabulary = tokenizer.get_vocab()
-    style = reasoning.find(template, vocabulary)
-    found = detect.dialect(template, vocabulary, model_type)
-    names = variables(template)
-    own = bool(tokenizer.has_chat_template and not template)
+    style = reasoning.find(source, vocabulary)
+    found = detect.dialect(source, vocabulary, model_type)
+    names = template.variables(source)
+    program = bool(tokenizer.has_chat_template and not source)
     return Manner(
         style,
         found or detect.BY_NAME[TAUGHT],
-        own or (found is not None and "tools" in names),
-        own or "tool_calls" in template,
-        own or _mentions_results(template),
-        tuple(sorted(names - GIVEN - set(_special_names(tokenizer)))),
+        program or (found is not None and "tools" in names),
+        program or "tool_calls" in source,
+        program or _mentions_results(source),
+        template.own(names, _special_names(tokenizer)),
+        program or "tools" in names,
     )
 
 
-def template_text(tokenizer: Any) -> str:
-    """The chat template's source; "" where there is none, or where it is a program."""
-    found = getattr(tokenizer, "chat_template", None)
-    if isinstance(found, Mapping):
-        found = found.get("tool_use") or found.get("default") or next(iter(found.values()), "")
-    return found if isinstance(found, str) else ""
+def named(known: Mapping[str, T], name: str, field: str) -> T | None:
+    """What has that name; None without one. Raises InvalidParameter."""
+    if name and name not in known:
+        raise InvalidParameter(f"{field} is one of {', '.join(known)}.", field=field)
+    return known.get(name)
 
 
-def variables(template: str) -> set[str]:
-    """The values a template reads from outside; none of one that jinja does not understand."""
-    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"])
-    environment.extend(generation="")
-    # transformers knows one more statement, which marks the assistant's words.
-    plain = template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    try:
-        return set(jinja2.meta.find_undeclared_variables(environment.parse(plain)))
-    except (jinja2.TemplateError, RecursionError):
-        return set()
-
-
-def _mentions_results(template: str) -> bool:
-    return any(word in template for word in ("'tool'", '"tool"', "tool_response", "ipython", "'observation'"))
+def _mentions_results(source: str) -> bool:
+    return any(word in source for word in ("'tool'", '"tool"', "tool_response", "ipython", "'observation'"))
 
 
 def _special_names(tokenizer: Any) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""How much of a prompt the next pass may take, so that answers under way keep their pace. Pure arithmetic, no mlx."""
+"""How much of a prompt the next pass may take, so that answers under way keep their pace. No mlx."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from statistics import median
 
@@ -32,6 +33,8 @@ class Pace:
         self._costs: deque[float] = deque(maxlen=MEMORY)
         self._largest = FIRST_CHUNK
         self._owed = 0.0
+        self._looked: float | None = None
+        self._chunk = 0
 
     def __repr__(self) -> str:
         cost = median(self._costs) if self._costs else 0.0
@@ -64,6 +67,20 @@ class Pace:
         """A step of the running answers took so long."""
         self._steps.append(seconds)
         self._owed = max(0.0, self._owed - seconds)
+
+    def looked(self, *, decoding: bool, width: int, seconds: float) -> None:
+        """Tokens were looked at now, after a pass over `width` prompt tokens that took so long, or was not waited for.
+
+        Learns from the time since the last look what a step costs, and a chunk that was not waited for: that is computed
+        after the pass whose tokens were just taken, so it counts for the next interval.
+        """
+        now, before = time.perf_counter(), self._looked
+        if before is not None and self._chunk:
+            self.prefilled(self._chunk, now - before - self.step_seconds)
+        elif before is not None:
+            self.decoded(now - before - seconds)
+        self._looked = now if decoding else None
+        self._chunk = width if decoding and not seconds else 0
 
     @property
     def _fixed(self) -> float:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..messages import Event
+from ..sizing import Shape
 from ..tuning import DETERMINISTIC_CHUNK, CacheReport, EngineOptions
 from . import kv, lookback
 from .batch import Ready
 from .pace import FIRST_CHUNK, Pace
 from .prefix.cache import Match, PrefixCache
 from .prefix.explain import Span
-from .queue import PromptQueue
+from .queue import PromptQueue, Space
 from .row import Row
 
 
@@ -34,8 +35,11 @@ class Progress(NamedTuple):
 
 
 class Prefill:
-    """The prompts under way; `token_bytes` is what a token takes in a KV cache, 0 while unknown. `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its
-    messages lie."""
+    """The prompts under way; `shape` says what a sequence takes in KV caches, nothing while unknown.
+
+    `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its messages lie; `started()` is
+    called when rows have begun, before anything is computed for them.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Prefill:
         prefix: PrefixCache | None,
         report: Callable[[Row, Match | None], CacheReport],
         spans: Callable[[Row], Sequence[Span]],
+        started: Callable[[], None] = lambda: None,
     ):
         self.queue = PromptQueue()
         self.pace = Pace(options)
@@ -51,11 +56,17 @@ class Prefill:
         self._prefix = prefix
         self._report = report
         self._spans = spans
+        self._started = started
         self._budget = 0
-        self.token_bytes = 0.0
+        self.shape = Shape(weights=0)
 
     def __repr__(self) -> str:
         return f"<Prefill {self.queue!r} {self.pace!r}>"
+
+    @property
+    def token_bytes(self) -> int:
+        """What a token takes in a KV cache."""
+        return self.shape.kv_token + self.shape.kv_window_token
 
     @property
     def nbytes(self) -> int:
@@ -68,22 +79,25 @@ class Prefill:
         self._model(mx.zeros((1, FIRST_CHUNK), dtype=mx.uint32), cache=caches)
         mx.eval([cache.state for cache in caches])
         self.pace.prefilled(FIRST_CHUNK, time.perf_counter() - at)
-        self.token_bytes = kv.nbytes(caches) / kv.STEP
+        self.shape = kv.shape(caches)
 
     def tune(self, options: EngineOptions) -> None:
         self.pace.options = options
 
-    def turn(self, *, decoding: bool, places: int) -> list[Row]:
-        """The rows whose prompts are to be processed now; `places` rows more may start."""
+    def turn(self, space: Space, *, decoding: bool) -> list[Row]:
+        """The rows whose prompts are to be processed now; more may start as far as there is `space`."""
         self._budget = self.pace.chunk(decoding=decoding) if len(self.queue) else 0
         if not self._budget:
             return []
         idle = not decoding and not self.queue.started
-        return self.queue.turn(self.pace.options.admission_order, self._budget, places, idle=idle)
+        order = self.pace.options.admission_order
+        return self.queue.turn(order, self._budget, space, idle=idle)
 
     def run(self, rows: Sequence[Row], *, wait: bool) -> Progress:
         """Launch a pass over the prompts of `rows`; with `wait`, until it is done, which measures it."""
         events: list[Event] = [self._start(row) for row in rows if not row.started]
+        if events:
+            self._started()
         at_end = [row for row in rows if not row.left]
         running = self._together([row for row in rows if row.left])
         before = sum(row.prefilled for row in rows)

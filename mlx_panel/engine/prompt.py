@@ -30,13 +30,15 @@ _TEMPLATE_FAULTS = (
 class Prompt(msgspec.Struct, frozen=True):
     """What the batch needs: the prompt's token ids and how many tokens may follow. `text` is what was encoded.
 
-    `thinking` says that the prompt ends inside reasoning: the model goes on with it.
+    `thinking` says that the prompt ends inside reasoning: the model goes on with it. `max_tokens` may grow to `most`
+    where that is more.
     """
 
     tokens: list[int]
     max_tokens: int
     text: str = ""
     thinking: bool = False
+    most: int = 0
 
 
 def build(
@@ -70,11 +72,17 @@ def build(
 def fit(
     prompt_tokens: int, request: GenerateRequest, context_length: int, field: str, about: str = ""
 ) -> int:
-    """How many tokens may be generated: the request's `max_tokens`, or what the context leaves when it is None."""
+    """How many tokens may be generated: the request's `max_tokens`, or what the context leaves when it is None.
+
+    The context is the model's, or the request's own where that is shorter.
+    """
     wanted, least = request.max_tokens, 0 if request.echo else 1
     if wanted is not None and wanted < least:
         raise InvalidParameter(f"max_tokens must be at least {least}.", field="max_tokens")
+    context_length = min(context_length, request.context_length or context_length)
     room = context_length - prompt_tokens
+    if wanted is not None and request.cut_to_context:
+        wanted = max(least, min(wanted, room))
     if room >= (least if wanted is None else wanted):
         return room if wanted is None else wanted
     more = "" if wanted is None else f" and asks for {wanted} more"

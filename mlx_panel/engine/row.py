@@ -61,6 +61,7 @@ class Row:
         self.answer: list[int] = []
         self.caches: list[Any] = []
         self.started = self.cautious = False
+        self.needs = self.transient = 0  # bytes that its caches may come to take, and a pass of it
         self.position = 0
         self.stored = 0
         self.cached_tokens = 0

@@ -14,10 +14,13 @@ from .sse import frame
 
 
 class ModelsStatus(Endpoint):
+    """Every model as it is now, and the pool in numbers."""
+
     route = "/v1/admin/models/status"
 
     async def answer(self, *path: str) -> None:
-        self.reply({"models": await self.house.models()})
+        models = await self.house.models()
+        self.reply({"models": models, "pool": self.house.pool.figures()})
 
 
 class LoadModel(Endpoint):
@@ -94,13 +97,16 @@ class Options(Endpoint):
         self._say(model)
 
     def _say(self, model: str) -> None:
-        """The options, the models that have some of their own, and what waits for which running model's next load."""
-        settings, workers = self.house.settings, self.house.pool.workers
+        """The options, the models that have some of their own, those whose presets decide some before all settings, and
+        what waits for which running model's next load."""
+        settings, workers, presets = self.house.settings, self.house.pool.workers, self.house.presets
         models = settings.model_options
+        decided = {preset.model: presets.engine_of(preset.model) for preset in presets.all()}
         self.reply(
             {
                 "options": settings.options(model),
                 "models": {name: own for name, own in models.items() if model in ("", name)},
+                "presets": {name: own for name, own in decided.items() if own and model in ("", name)},
                 "pending": {
                     worker.model.id: worker.pending
                     for worker in workers

@@ -48,10 +48,10 @@ def load(body: bytes) -> dict[str, Any]:
     return raw
 
 
-def convert(raw: Any, into: type[T]) -> T:
-    """Check types and bounds. Raises InvalidParameter with the field's path."""
+def convert(raw: Any, into: type[T], *, strict: bool = True) -> T:
+    """Check types and bounds; not `strict` reads numbers out of text, as in a query. Raises InvalidParameter with the path."""
     try:
-        return msgspec.convert(raw, into)
+        return msgspec.convert(raw, into, strict=strict)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except RecursionError as error:
@@ -91,6 +91,11 @@ def _invalid(text: str) -> InvalidParameter:
     """msgspec's message without any value of the request: only its own words on types and bounds are kept."""
     what, _, path = text.partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".") or None
+    beyond = re.fullmatch(r"Object contains unknown field `([A-Za-z0-9_.\-]{1,64})`", what)
+    if beyond:
+        return InvalidParameter(
+            f"The field '{field or 'body'}' is not valid: it has no '{beyond[1]}'.", field=field
+        )
     missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
     if missing:
         field = f"{field}.{missing[1]}" if field else missing[1]

@@ -89,7 +89,7 @@ class Embeddings(Inference):
         self.ledger.choices = len(asked.request.inputs)
         self.ignore(asked.ignored)
         clocks = Clocks(settings, self.limit, self.ledger.arrived)
-        async with self.leased(asked.request.model, clocks) as worker:
+        async with self.leased(asked.request.model, clocks) as (worker, _):
             if worker.ready is not None:
                 check(asked.request, worker.ready.info)
             with self.submitted(worker, clocks, asked.request) as stream:

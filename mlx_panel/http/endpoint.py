@@ -41,7 +41,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")
 DISCARD_LIMIT = 256 << 20
 EXPOSED = (
     "X-Request-ID, X-Ignored-Fields, X-Sampling, X-Deterministic, X-Cached-Tokens, X-Stripped-Lines, "
-    "X-Unparsed-Tool-Calls, X-Truncated-Inputs, Retry-After"
+    "X-Unparsed-Tool-Calls, X-Truncated-Inputs, X-Preset, X-Alias, Retry-After"
 )
 NAMED = 20  # ignored fields a header names; clients read only so many bytes of headers
 

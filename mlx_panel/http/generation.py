@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ..cache_log import helpful
 from ..messages import Done, Echo, Event, GenerateRequest, Message, Reasoning, Text, ToolCall, Usage
 from ..parse.volatile import strip
+from ..pool.names import Named
 from ..pool.process import Worker
 from ..pool.stream import Stream
 from ..tuning import DETERMINISTIC_CHUNK, CacheReport
-from . import suitable
+from . import preset_use, probe_use, suitable
 from .answer import PIECES, Answer, Piece, Places, together
 from .guard import Clocks, guard
 from .inference import Inference, raise_failure
 from .ledger import UNKNOWN, Ledger
+from .progress import Progress
 from .receipt import receipt
 from .seeds import seeded
 from .sse import EventStream
@@ -30,19 +32,34 @@ LONG = 3600.0
 class Call(msgspec.Struct, frozen=True):
     """A decoded body of any dialect: a request for each of its prompts, alike in everything else.
 
-    `usage` says whether a stream ends with its token counts. `fields` are the caller's names of what a worker or
-    `suitable.py` may find fault with, where they are others.
+    `usage` says whether a stream ends with its token counts, `progress` whether it tells of its load and its prompt. `fields` are the caller's names of what a worker or
+    `suitable.py` may find fault with, where they are others; `said` names what a preset has a default for and the body
+    sets itself.
     """
 
     requests: tuple[GenerateRequest, ...]
     stream: bool = False
     usage: bool = False
+    progress: bool = False
     ignored: list[str] = []
     fields: Mapping[str, str] = {}
+    said: frozenset[str] = frozenset()
 
     @property
     def first(self) -> GenerateRequest:
         return self.requests[0]
+
+    def meant(self, named: Named) -> Call:
+        """The call with what its model's name stands for. Raises InvalidParameter."""
+        call, preset = self, named.preset
+        if preset is not None:
+            requests = tuple(preset_use.use(request, preset, self.said) for request in self.requests)
+            fields = {**self.fields, **preset_use.blamed(self.first, preset)}
+            call = msgspec.structs.replace(self, requests=requests, fields=fields)
+        if not named.low:
+            return call
+        low = tuple(msgspec.structs.replace(request, priority="low") for request in call.requests)
+        return msgspec.structs.replace(call, requests=low)
 
 
 class Reply(Protocol):
@@ -55,6 +72,7 @@ class Reply(Protocol):
 
     def opening(self) -> bytes: ...
     def chunk(self, event: Piece | Echo | Done) -> bytes: ...
+    def progress(self, progress: dict[str, Any]) -> bytes: ...
     def closing(self, usage: Usage) -> bytes: ...
     def whole(self, answer: Answer, usage: Usage) -> bytes: ...
 
@@ -78,7 +96,11 @@ class Generation(Inference):
         self._note(call)
         clocks = Clocks(settings, self.limit, self.ledger.arrived)
         follow = self._stream if call.stream else self._whole
-        async with self.leased(call.first.model, clocks, count=len(call.requests)) as worker:
+        if call.stream and call.progress:
+            say = self.speak(call, Places(call.requests)).progress
+            self.progress = Progress(say, self.open_stream, self.interrupt)
+        async with self.leased(call.first.model, clocks, count=len(call.requests)) as (worker, named):
+            call = call.meant(named)
             requests = [self._suited(request, worker, call.fields) for request in seeded(call.requests)]
             self.set_header("X-Sampling", receipt(requests[0]))
             with self.submitted(worker, clocks, *requests) as stream:
@@ -97,7 +119,9 @@ class Generation(Inference):
         Headers say what lines were left out, and how a deterministic answer comes about.
         """
         if worker.ready is not None:
-            suitable.check(request, worker.ready.info, fields)
+            info = worker.ready.info
+            request = probe_use.use(request, info, self.house.library.probed(worker.model))
+            suitable.check(request, info, fields)
         if request.deterministic:
             seed = request.sampling.seed or 0
             self.set_header("X-Deterministic", f"batch=1; prefill={DETERMINISTIC_CHUNK}; seed={seed}")
@@ -125,7 +149,7 @@ class Generation(Inference):
         self.reply(self.speak(call, places).whole(answer, self.ledger.usage))
 
     async def _stream(self, call: Call, stream: Stream, clocks: Clocks) -> None:
-        reply, out = self.speak(call, Places(call.requests)), self.open_stream()
+        reply, out = self.speak(call, Places(call.requests)), self.out or self.open_stream()
         if reply.plain:
             stream.sink = _Streaming(reply, out, self.ledger, clocks)
         async for events in guard(stream, clocks, out.silence_left):
@@ -133,6 +157,8 @@ class Generation(Inference):
             data = b"".join(map(reply.chunk, together(events)))
             if stream.over and isinstance(events[-1], Done):
                 data += reply.closing(self.ledger.usage)
+            if self.progress is not None and (told := self.progress.of(events)):
+                await out.send(told)
             if data:
                 await out.begin(reply.opening(), data)
             else:

@@ -35,11 +35,17 @@ class Clocks:
         self._limits["total"] = getattr(settings, limit)
         self._ends: dict[str, float] = {}
         self.spoke: float | None = None  # when the last piece came: an attribute, as each piece writes it
+        self._arrived = arrived
         self._start("total", arrived)
 
     def __repr__(self) -> str:
         left = ", ".join(f"{name} {end - time.monotonic():.1f} s" for name, end in self._ends.items())
         return f"<Clocks {left}>"
+
+    def allow(self, seconds: float) -> None:
+        """Another limit on the whole request than its endpoint's."""
+        self._limits["total"] = seconds
+        self._start("total", self._arrived)
 
     def admitted(self) -> None:
         """The worker has the request."""

@@ -10,9 +10,15 @@ from ..audit.store import AuditStore
 from ..benches import Benches
 from ..cache_log import CacheLog
 from ..errors import MlxPanelError
+from ..hub.api import Hub
+from ..hub.downloads import Downloads
+from ..hub.library import Library
 from ..messages import Limit
 from ..meter import Meter
+from ..pool.names import Names
 from ..pool.pool import ModelPool
+from ..pool.servers import Servers
+from ..presets import Presets
 from ..settings import Settings
 from ..snapshot import ModelState, Sample, Snapshot
 
@@ -22,11 +28,17 @@ class House(Protocol):
 
     settings: Settings
     pool: ModelPool
+    presets: Presets
+    names: Names
+    servers: Servers
     audit: AuditStore
     reader: AuditReader
     meter: Meter
     cache_log: CacheLog
     benches: Benches
+    hub: Hub
+    downloads: Downloads
+    library: Library
     draining: bool
 
     def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]: ...
@@ -36,6 +48,9 @@ class House(Protocol):
     async def reset_timeouts(self) -> list[Limit]: ...
     async def set_options(self, values: dict[str, Any], model: str = "") -> None: ...
     async def reset_options(self, model: str = "") -> None: ...
+    async def set_hub(self, values: dict[str, Any]) -> None: ...
+    async def set_pool_options(self, values: dict[str, Any]) -> None: ...
+    async def reset_pool_options(self) -> None: ...
     async def forget(self, model: str) -> None: ...
     def enter(self, visitor: Visitor) -> None: ...
     def leave(self, visitor: Visitor) -> None: ...

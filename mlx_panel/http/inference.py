@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+from ..aliases import header
 from ..errors import (
     BY_CODE,
     BadRequest,
@@ -19,17 +20,26 @@ from ..errors import (
     WrongModelKind,
 )
 from ..messages import Cancelled, EmbedRequest, Event, Failed, GenerateRequest, ModelKind
+from ..pool.names import Named
 from ..pool.process import Worker
 from ..pool.stream import Stream
 from .endpoint import Endpoint
 from .guard import Clocks
 from .ledger import UNKNOWN
+from .progress import Progress
 
 # Only codes and figures come from a worker; these errors have no words of their own.
 WORDS: dict[type[MlxPanelError], str] = {
     InvalidParameter: "has a value that this model cannot take",
     UnsupportedParameter: "is not supported by this model",
 }
+
+
+class Lease(NamedTuple):
+    """A worker, and what the name stands for that it was asked by."""
+
+    worker: Worker
+    named: Named
 
 
 class Inference(Endpoint):
@@ -41,10 +51,11 @@ class Inference(Endpoint):
     limit: ClassVar[str] = ""
     kind: ClassVar[ModelKind] = "text"
     asks_in: ClassVar[str] = ""
+    progress: Progress | None = None  # where the client asked for it
 
     @contextlib.asynccontextmanager
-    async def leased(self, name: str, clocks: Clocks, *, count: int = 1) -> AsyncIterator[Worker]:
-        """A worker for the model of that name, found and loaded under the clocks.
+    async def leased(self, name: str, clocks: Clocks, *, count: int = 1) -> AsyncIterator[Lease]:
+        """A worker for the model that a name stands for, found and loaded under the clocks.
 
         The body counts as `count` requests of `max_requests`; one of more than that is taken when nothing else runs.
         Raises QueueFull, ModelNotFound, WrongModelKind, ModelLoadFailed and Timeout.
@@ -54,16 +65,45 @@ class Inference(Endpoint):
         if running >= most or (running and running + count > most):
             raise QueueFull
         with self.house.meter.request(count):
-            model = await self.house.pool.find(name)
-            self.ledger.model_requested = model.id
-            self.check_kind(model.kind)
+            named = await self.house.names.find(name)
+            self._known(name, named, clocks)
+            model = named.model.id
             asked = time.monotonic()
             async with contextlib.AsyncExitStack() as stack:
-                worker = await clocks.within(stack.enter_async_context(self.house.pool.lease(model.id)))
-                self.ledger.loaded(model.id, time.monotonic() - asked)
+                stack.enter_context(self.house.names.used(named))
+                lease = self.house.pool.lease(model, low=named.low)
+                if self.progress is not None:
+                    lease = self._told(lease, model)
+                worker = await clocks.within(stack.enter_async_context(lease))
+                self.ledger.loaded(model, time.monotonic() - asked)
                 if worker.ready is not None:
                     self.check_kind(worker.ready.info.kind)
-                yield worker
+                yield Lease(worker, named)
+
+    @contextlib.asynccontextmanager
+    async def _told(
+        self, lease: contextlib.AbstractAsyncContextManager[Worker], model: str
+    ) -> AsyncIterator[Worker]:
+        """The lease, while the client is told how far the load is."""
+        assert self.progress is not None
+        async with contextlib.AsyncExitStack() as stack:
+            async with self.progress.loading(self.house.pool, model):
+                worker = await stack.enter_async_context(lease)
+            yield worker
+
+    def _known(self, name: str, named: Named, clocks: Clocks) -> None:
+        """Note what a name stands for. One that only a rule took is the caller's text and is not kept."""
+        preset, alias = named.preset, named.alias
+        if alias is None or alias.kind == "exact":
+            self.ledger.model_requested = name
+        if alias is not None:
+            self.set_header("X-Alias", header(alias))
+        if preset is not None:
+            self.set_header("X-Preset", preset.name)
+            seconds = getattr(preset.timeouts, self.limit.removeprefix("timeout_").removesuffix("_seconds"))
+            if seconds is not None:
+                clocks.allow(seconds)
+        self.check_kind(named.model.kind)
 
     def check_kind(self, kind: ModelKind) -> None:
         """Raises WrongModelKind."""

@@ -66,7 +66,7 @@ class Ledger:
 
     def loaded(self, model: str, waited: float) -> None:
         """A worker for the model is leased; `waited` seconds went into getting it."""
-        self.model_requested = self.model_used = model
+        self.model_used = model
         self.backend_type = "local"
         self._load = waited
         self._submitted = time.monotonic()

@@ -70,6 +70,9 @@ class ChatBody(Common, frozen=True, kw_only=True):
             )
         return self.max_completion_tokens or self.max_tokens
 
+    def said(self) -> frozenset[str]:
+        return super().said() | ({"max_tokens"} if self.max_completion_tokens is not None else set())
+
     def alternatives(self) -> int | None:
         """How many likely tokens to show beside each, None without log-probabilities."""
         if self.top_logprobs and not self.logprobs:
@@ -120,8 +123,10 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         (request,),
         stream=bool(chat.stream),
         usage=chat.wants_usage(),
+        progress=chat.wants_progress(),
         ignored=ignored + inner + chat.without_effect(),
         fields={**names, **chat.names(held)},
+        said=chat.said(),
     )
 
 
@@ -169,6 +174,9 @@ class ChatReply:
             return self._delta(at, {"tool_calls": [call_delta(event)]})
         assert isinstance(event, Done)
         return self._delta(at, {}, event.finish_reason, unparsed=event.broken)
+
+    def progress(self, progress: dict[str, Any]) -> bytes:
+        return self._head.progress(progress)
 
     def closing(self, usage: Usage) -> bytes:
         return self._head.closing(usage)

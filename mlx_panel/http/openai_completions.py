@@ -94,8 +94,10 @@ def decode(body: bytes, *, id: str, refuse_unknown: bool) -> Call:
         tuple(_asking(request, prompt, place) for place, prompt in enumerate(prompts)),
         stream=bool(completion.stream),
         usage=completion.wants_usage(),
+        progress=completion.wants_progress(),
         ignored=ignored + completion.without_effect(),
         fields=completion.names(held),
+        said=completion.said(),
     )
 
 
@@ -139,6 +141,9 @@ class CompletionReply:
             return self._piece(at, event.text, logprobs=self._logprobs[at].add(event))
         before, after = self._said[at]
         return before + encode(event.text) + after
+
+    def progress(self, progress: dict[str, Any]) -> bytes:
+        return self._head.progress(progress)
 
     def closing(self, usage: Usage) -> bytes:
         return self._head.closing(usage)

@@ -13,6 +13,7 @@ import msgspec
 from ..errors import InvalidParameter
 from ..messages import Sampling, Structure
 from .openai_format import Format, Held, structure
+from .preset_use import SAID
 
 MAX_STOPS = 16
 MAX_BIASES = 1024
@@ -52,6 +53,7 @@ Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool | None = None
+    include_progress: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -82,6 +84,11 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     choice: list[str] | None = None
     grammar: str | None = None
     structured_outputs: Held | None = None
+
+    def said(self) -> frozenset[str]:
+        """Those values of `preset_use.SAID` that the body sets; `top_p` 0 also says that the answer is greedy."""
+        given = {name for name in SAID if getattr(self, name) is not None}
+        return frozenset(given | ({"temperature"} if self.top_p == 0 else set()))
 
     def sampling(self) -> Sampling:
         """OpenAI allows `top_p` 0: nothing but the likeliest token is left then, which is greedy."""
@@ -147,3 +154,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
                 "'stream_options' is only allowed when 'stream' is true.", field="stream_options"
             )
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def wants_progress(self) -> bool:
+        """Whether a stream tells how far it is before its first token."""
+        return bool(self.stream_options and self.stream_options.include_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..messages import LocalModel
+from ..pool.names import Named
 from .endpoint import Endpoint
 
 
@@ -14,19 +15,31 @@ def model(local: LocalModel) -> dict[str, Any]:
     return {"id": local.id, "object": "model", "created": local.created, "owned_by": author or "local"}
 
 
+def named(name: str, found: Named) -> dict[str, Any]:
+    """The same for any name that requests may use; a preset and a rule are owned by what they are."""
+    owner = "alias" if found.alias is not None else "preset" if found.preset is not None else None
+    said = model(found.model) | {"id": name}
+    return said if owner is None else said | {"owned_by": owner}
+
+
 class Models(Endpoint):
+    """The models, then the presets that have one."""
+
     route = "/v1/models"
 
     async def answer(self, *path: str) -> None:
         models = await self.house.pool.catalog()
-        self.reply({"object": "list", "data": [model(local) for local in models]})
+        presets = await self.house.names.there()
+        data = [model(local) for local in models]
+        data += [named(preset.name, Named(local, preset)) for preset, local in presets]
+        self.reply({"object": "list", "data": data})
 
 
 class Model(Endpoint):
     route = "/v1/models/{id}"
 
     async def answer(self, *path: str) -> None:
-        self.reply(model(await self.house.pool.find(path[0])))
+        self.reply(named(path[0], await self.house.names.find(path[0])))
 
 
 routes = [(Models.route, Models), (r"/v1/models/(.+)", Model)]

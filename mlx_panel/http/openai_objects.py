@@ -36,6 +36,10 @@ class Head:
         more = {"usage": None} if self._usage else {}
         return frame(msgspec.json.encode(self._object(self.chunk, [choice], more)))
 
+    def progress(self, progress: dict[str, Any]) -> bytes:
+        """An event without a choice, as the one of the usage is, about what comes before the first token."""
+        return frame(msgspec.json.encode(self._object(self.chunk, [], {"progress": progress})))
+
     def closing(self, usage: Usage) -> bytes:
         """A stream's last events: the token counts, for who asked for them, and the end."""
         if not self._usage:

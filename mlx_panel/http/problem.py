@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import (
     BadRequest,
+    CrashLoop,
     GenerationFailed,
     MlxPanelError,
     ModelStopped,
@@ -46,7 +47,7 @@ def encode(error: MlxPanelError, *, request_id: str, instance: str | None = None
 
 def headers(error: MlxPanelError) -> dict[str, str]:
     """What a client should know before it tries again."""
-    if isinstance(error, STARTED):
+    if isinstance(error, (*STARTED, CrashLoop)):
         return {"x-should-retry": "false"}  # OpenAI's clients would repeat them, and the work with them.
     if isinstance(error, Unavailable):
         return {"Retry-After": "1"}

@@ -8,12 +8,18 @@ from . import (
     admin,
     benchmarks,
     cache,
+    downloads,
     embeddings,
     fallback,
     health,
+    hub,
+    library,
     openai_chat,
     openai_completions,
     openai_models,
+    pool,
+    presets,
+    servers,
 )
 from .endpoint import Endpoint
 from .house import FindHouse
@@ -27,6 +33,12 @@ MODULES = (
     admin,
     cache,
     benchmarks,
+    pool,
+    downloads,
+    library,
+    hub,
+    presets,
+    servers,
     fallback,
 )
 

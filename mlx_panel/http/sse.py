@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
@@ -11,6 +13,7 @@ from tornado.web import RequestHandler
 from ..errors import ClientGone
 from .wire import Wire
 
+T = TypeVar("T")
 SLICE = 1 << 16  # bytes
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -92,3 +95,26 @@ class EventStream:
         stream = getattr(self._handler.request.connection, "stream", None)
         if stream is not None:
             stream.set_nodelay(True)
+
+
+async def followed(items: AsyncIterator[T], out: EventStream) -> AsyncIterator[T]:
+    """Items as they come; while none does the client hears a comment now and then. Raises ClientGone."""
+    coming: asyncio.Future[T | None] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(items))
+            await asyncio.wait((coming,), timeout=out.silence_left())
+            if not coming.done():
+                await out.keep_alive()
+            elif (item := coming.result()) is None:
+                return
+            else:
+                coming = None
+                yield item
+    finally:
+        if coming is not None:
+            coming.cancel()
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)

@@ -17,9 +17,9 @@ def check(request: GenerateRequest, info: ModelInfo, fields: Mapping[str, str]) 
     _thinking(request, info, fields)
     unread = printable(set(request.template) - set(info.template_variables))
     if unread:
+        field = fields.get(f"template.{unread[0]}", "chat_template_kwargs")
         raise UnsupportedParameter(
-            f"'chat_template_kwargs': this model's template does not read '{unread[0]}'.",
-            field="chat_template_kwargs",
+            f"'{field}': this model's template does not read '{unread[0]}'.", field=field
         )
 
 
@@ -35,12 +35,13 @@ def _tokens(request: GenerateRequest, info: ModelInfo) -> None:
 
 def _thinking(request: GenerateRequest, info: ModelInfo, fields: Mapping[str, str]) -> None:
     asked, read = request.thinking, set(info.template_variables)
+    reasons = request.reasoning_style or info.reasoning
     switch, budget = fields.get("thinking", ""), fields.get("thinking_budget", "")
-    if asked.enabled and not info.reasoning and not read & {*SWITCHES, "reasoning_effort"}:
+    if asked.enabled and not reasons and not read & {*SWITCHES, "reasoning_effort"}:
         raise UnsupportedParameter(f"'{switch}': this model does not reason.", field=switch)
-    if asked.enabled is False and info.reasoning and not read & SWITCHES:
+    if asked.enabled is False and reasons and not read & SWITCHES:
         raise UnsupportedParameter(
             f"'{switch}': this model's reasoning cannot be switched off.", field=switch
         )
-    if asked.budget is not None and not info.reasoning:
+    if asked.budget is not None and not reasons:
         raise UnsupportedParameter(f"'{budget}': this model does not reason.", field=budget)

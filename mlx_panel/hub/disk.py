@@ -19,7 +19,8 @@ CONFIG, SCRIPT, INDEX = "config.json", "fake.json", "model.safetensors.index.jso
 SCRIPTED_CONTEXT = 4096
 NAMED_AT_MOST = 20
 SPARE_BYTES = 64 * 2**20
-SHARD = re.compile(r"-\d+-of-(\d+)\.safetensors$")
+SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+TOKENS = re.compile(r"^(tokenizer|vocab|spiece|sentencepiece|tiktoken|merges)|\.tiktoken$")
 # Names of the context length in the configs of different architectures.
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -66,6 +67,7 @@ class Shelf:
         self.cache = cache
         self._stamp: tuple[tuple[str, int], ...] | None = None
         self._models: list[LocalModel] = []
+        self._incomplete: list[tuple[LocalModel, tuple[str, ...]]] = []
 
     def __repr__(self) -> str:
         places = [str(folder) for folder in (*self.folders, self.cache) if folder]
@@ -73,13 +75,28 @@ class Shelf:
 
     def scan(self) -> list[LocalModel]:
         """Every model, by id; of two with one id the one in the earlier folder, folders before the cache."""
-        stamp = tuple(self._stamps())
-        if stamp != self._stamp:
-            found: dict[str, LocalModel] = {}
-            for model in self._read():
-                found.setdefault(model.id, model)
-            self._models, self._stamp = sorted(found.values(), key=lambda model: model.id.lower()), stamp
+        self._look()
         return list(self._models)
+
+    def incomplete(self) -> list[tuple[LocalModel, tuple[str, ...]]]:
+        """Folders that hold part of a model, each with the names of files that are missing; `scan` leaves them out."""
+        self._look()
+        return list(self._incomplete)
+
+    def _look(self) -> None:
+        stamp = tuple(self._stamps())
+        if stamp == self._stamp:
+            return
+        found: dict[str, LocalModel] = {}
+        partial: dict[str, tuple[LocalModel, tuple[str, ...]]] = {}
+        for model, missing in self._read():
+            if missing:
+                partial.setdefault(model.id, (model, missing))
+            else:
+                found.setdefault(model.id, model)
+        self._models = sorted(found.values(), key=lambda model: model.id.lower())
+        self._incomplete = [partial[id] for id in sorted(partial.keys() - found.keys(), key=str.lower)]
+        self._stamp = stamp
 
     def find(self, id: str) -> LocalModel:
         """The model of that id. Raises ModelNotFound naming the ids there are."""
@@ -91,11 +108,12 @@ class Shelf:
             f"There is no model of this name here. {_named([model.id for model in models])}", field="model"
         )
 
-    def _read(self) -> Iterator[LocalModel]:
+    def _read(self) -> Iterator[tuple[LocalModel, tuple[str, ...]]]:
         for path, id, source in self._places():
             try:
-                if holds_model(path):
-                    yield read_folder(path, id, source)
+                missing = _missing(path)
+                if not missing or (path / CONFIG).is_file() or _weight_files(path):
+                    yield read_folder(path, id, source), missing
             except (
                 FileNotFoundError
             ):  # deleted while we look; the folder's time has changed, so we look again
@@ -116,18 +134,38 @@ class Shelf:
             yield from _stamp(self.cache)
             for _, path in _snapshots(self.cache):
                 yield from _stamp(path)
+                yield from _stamp(path.parent.parent / "blobs")
 
 
 def holds_model(path: Path) -> bool:
     """Whether mlx-lm can open a folder: a config, and weights of which no file is missing; or a scripted model."""
+    return not _missing(path)
+
+
+def missing_files(path: Path) -> tuple[str, ...]:
+    """The files that a model folder lacks: what `holds_model` asks for, and a tokenizer. Blocks."""
+    script = not (path / CONFIG).is_file() and (path / SCRIPT).is_file()
+    tokens = script or any(TOKENS.search(file.name) for file in path.iterdir())
+    return (*_missing(path), *(() if tokens else ("tokenizer.json",)))
+
+
+def _missing(path: Path) -> tuple[str, ...]:
+    """Weights are named by the index, else by how the parts there are are numbered."""
     if not (path / CONFIG).is_file():
-        return (path / SCRIPT).is_file()
+        return () if (path / SCRIPT).is_file() else (CONFIG,)
     if (path / INDEX).is_file():
-        names = set(_json(path / INDEX).get("weight_map", {}).values())
-        return bool(names) and all((path / name).is_file() for name in names)
-    files = _weight_files(path)
-    parts = {int(match[1]) for file in files if (match := SHARD.search(file.name))}
-    return bool(files) and all(len(files) >= count for count in parts)
+        table = _json(path / INDEX).get("weight_map")
+        names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+        return tuple(name for name in names if not (path / name).is_file()) if names else (INDEX,)
+    files = [file.name for file in _weight_files(path)]
+    if not files:
+        return ("model.safetensors",)
+    parts = [match for name in files if (match := SHARD.search(name))]
+    count = max((int(part[2]) for part in parts), default=0)
+    present = {int(part[1]) for part in parts}
+    return tuple(
+        f"model-{one:05d}-of-{count:05d}.safetensors" for one in range(1, count + 1) if one not in present
+    )
 
 
 def read_folder(path: Path, id: str | None = None, source: str = "folder") -> LocalModel:
@@ -140,7 +178,7 @@ def read_folder(path: Path, id: str | None = None, source: str = "folder") -> Lo
     size = sum(file.stat().st_size for file in _weight_files(path))
     family = str(config.get("model_type", "unknown"))
     kind = recipe.kind_of(path, config, name)
-    context = _context(config) if kind == "text" else recipe.limit_of(path, config)
+    context = context_of(config) if kind == "text" else recipe.limit_of(path, config)
     return LocalModel(name, str(path), family, _dtype(config), size, context, created, source, kind)
 
 
@@ -207,8 +245,9 @@ def _dtype(config: dict[str, Any]) -> str:
     return str(next((name for name in names if name), ""))
 
 
-def _context(config: dict[str, Any]) -> int:
-    for part in (config, config.get("text_config") or {}):
+def context_of(config: dict[str, Any]) -> int:
+    """The context length that a config states, tokens; 0 where it states none."""
+    for part in [part for part in (config, config.get("text_config")) if isinstance(part, dict)]:
         for key in CONTEXT_KEYS:
             if isinstance(part.get(key), int):
                 return part[key]

@@ -70,6 +70,11 @@ def import_gguf(
     return read_folder(folder)
 
 
+def own_name(file: Path) -> str:
+    """The name that a GGUF file gives its model. Blocks. Raises ImportRefused."""
+    return _own_name(read_gguf(file))
+
+
 class _partial:
     """A folder under a hidden name that takes its real name, and an older one's place, when the block succeeds."""
 

@@ -1,4 +1,5 @@
-"""The models in memory: loaded on demand, leased while in use, restarted when their process dies."""
+"""The models in memory: loaded on demand within a budget, leased while in use, evicted when idle, restarted when their
+process dies."""
 
 from __future__ import annotations
 
@@ -6,20 +7,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
-import param
 
-from ..errors import Draining, MlxPanelError, ModelLoadFailed
+from ..errors import CrashLoop, Draining, InsufficientMemory, MlxPanelError
 from ..messages import Forget, LocalModel
-from ..snapshot import ModelState, ModelStateName
+from ..snapshot import LoadProgress
 from ..tuning import EngineOptions
+from .keeping import House, Sizing
+from .look import Looker
+from .plan import Limits, Place, Plan, grants, leavers, plan
 from .process import Worker
+from .seen import Seen
+from .slot import Slot, Waiter
 
 log = logging.getLogger(__name__)
-Spawn = Callable[[LocalModel, Callable[[Worker], None]], Awaitable[Worker]]
+TICK_SECONDS, HEALTH_STEP = 1.0, 0.5
+SLACK = 1 << 20  # a grant that changes by less is not told
 
 
 class Shelf(Protocol):
@@ -29,61 +35,15 @@ class Shelf(Protocol):
     def scan(self) -> list[LocalModel]: ...
 
 
-class Slot:
-    """One model and its process, if it has one."""
-
-    def __init__(self, model: LocalModel):
-        self.model = model
-        self.worker: Worker | None = None
-        self.loading: asyncio.Task[Worker] | None = None
-        self.unloading: asyncio.Task[None] | None = None
-        self.leases = 0
-        self.restarts = 0
-        self.failures = 0
-        self.reason = ""
-
-    def __repr__(self) -> str:
-        return f"<Slot {self.model.id} {self.state}, {self.leases} leases>"
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything of it is in memory, or on its way in or out."""
-        moving = self.loading is not None or self.unloading is not None or self.leases > 0
-        return moving or (self.worker is not None and self.worker.alive)
-
-    @property
-    def state(self) -> ModelStateName:
-        if self.unloading is not None:
-            return "stopping"
-        if self.loading is not None:
-            return "loading"
-        if self.worker is not None and self.worker.alive:
-            return "ready"
-        return "failed" if self.reason else "available"
-
-
-class ModelPool(param.Parameterized):
+class ModelPool(Seen):
     """Slots by model id. Everything here runs on the server's loop."""
 
-    needed = param.List(
-        [], item_type=str, doc="Models that belong in memory; the server is not ready without them."
-    )
-    max_failures = param.Integer(
-        3, bounds=(1, 100), doc="Failures in a row after which a model is no longer restarted."
-    )
-    backoff_seconds = param.Number(
-        0.5, bounds=(0, 60), doc="Wait before the second restart in a row; doubles each time."
-    )
-
-    drain_seconds = param.Number(30, bounds=(0, 3600), doc="How long an unloaded model's requests may go on.")
-
-    def __init__(self, shelf: Shelf, spawn: Spawn, **values: object):
-        super().__init__(**values)
+    def __init__(self, shelf: Shelf, sizes: Sizing, house: House, **values: object):
+        super().__init__(sizes, house, **values)
         self._shelf = shelf
-        self._spawn = spawn
-        self._slots: dict[str, Slot] = {}
+        self._hold: tuple[str, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._wishes: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<ModelPool {list(self._slots.values())}>"
@@ -91,21 +51,28 @@ class ModelPool(param.Parameterized):
     # --- using a model ---------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def lease(self, id: str) -> AsyncIterator[Worker]:
+    async def lease(self, id: str, *, low: bool = False) -> AsyncIterator[Worker]:
         """A ready worker for a model, loaded if need be; the model stays while the lease is held.
 
-        Raises ModelNotFound, ModelLoadFailed (shared by all who wait for the same load) and Draining.
+        A `low` one makes no other model leave. Raises ModelNotFound, ModelLoadFailed (shared by all who wait for the same
+        load), CrashLoop, InsufficientMemory after `load_wait_seconds`, and Draining.
         """
         slot = await self._slot(id)
-        slot.leases += 1
+        worker = await self._claim(slot, low=low)
         try:
-            yield await self._ready(slot)
+            yield worker
         finally:
-            slot.leases -= 1
+            slot.give()
+            if slot.leases == 0:
+                self._replan()
 
     async def load(self, id: str) -> None:
-        """Load a model. Raises like `lease`."""
-        await self._ready(await self._slot(id))
+        """Load a model, also one that was given up. Raises like `lease`."""
+        slot = await self._slot(id)
+        slot.crashed, slot.not_before = False, 0.0
+        slot.failures = 0 if slot.worker is None else slot.failures
+        await self._claim(slot, low=False)
+        slot.give()
 
     async def unload(self, id: str) -> None:
         """End a model's process once its requests are done, or after `drain_seconds`; asked twice, at once.
@@ -114,103 +81,158 @@ class ModelPool(param.Parameterized):
         """
         slot = await self._slot(id)
         if slot.unloading is None:
-            slot.reason, slot.failures = "", 0
-            slot.unloading = asyncio.create_task(self._stop(slot))
+            slot.reason, slot.failures, slot.crashed, slot.wished = "", 0, False, None
+            self._stop(slot, drain=True)
         elif slot.worker is not None:
             await slot.worker.stop()
+        assert slot.unloading is not None
         await asyncio.shield(slot.unloading)
+
+    async def pin(self, id: str, pinned: bool) -> None:
+        """Keep a model in memory once it is there, or let it go again. Raises ModelNotFound."""
+        await self._house.pin(id, pinned)
 
     async def find(self, id: str) -> LocalModel:
         """The model of that name: in memory, also when its folder is gone, or on this machine. Raises ModelNotFound."""
         slot = self._slots.get(id)
-        if slot is not None and slot.worker is not None and slot.worker.alive:
+        if slot is not None and slot.alive:
             return slot.model
         return await asyncio.to_thread(self._shelf.find, id)
 
     async def catalog(self) -> list[LocalModel]:
         """Every model on this machine."""
-        return await asyncio.to_thread(self._shelf.scan)
+        return await asyncio.to_thread(self._scan)
+
+    def _scan(self) -> list[LocalModel]:
+        models = self._shelf.scan()
+        for model in models:
+            self._learn(model)
+        return models
 
     async def _slot(self, id: str) -> Slot:
         if self._closed:
             raise Draining
         if id not in self._slots:
             model = await self.find(id)
-            self._slots.setdefault(id, Slot(model))
+            await asyncio.to_thread(self._learn, model)
+            slot = self._slots.setdefault(id, Slot(model))
+            slot.expected = slot.expected or self._expected(id)
         return self._slots[id]
 
-    async def _ready(self, slot: Slot) -> Worker:
-        if slot.unloading is not None:
-            await asyncio.shield(slot.unloading)
-        if slot.worker is not None and slot.worker.alive:
-            return slot.worker
-        if slot.loading is None:
-            self._begin(slot, wait=0)
-        assert slot.loading is not None
-        return await asyncio.shield(slot.loading)
-
-    # --- loading and stopping --------------------------------------------------------------------------------
-
-    def _begin(self, slot: Slot, *, wait: float) -> None:
-        slot.loading = asyncio.create_task(self._load(slot, wait))
-        slot.loading.add_done_callback(_seen)
-
-    async def _load(self, slot: Slot, wait: float) -> Worker:
+    async def _claim(self, slot: Slot, *, low: bool) -> Worker:
+        """Lease a slot's worker as soon as there is one."""
+        if slot.alive and slot.model.id not in self._hold and not slot.waiters:
+            return slot.take()
+        if slot.crashed:
+            raise CrashLoop(f"{slot.reason} It is not started again by itself.")
+        waiter = Waiter(low=low)
+        slot.waiters.append(waiter)
+        timer = asyncio.get_running_loop().call_later(self.load_wait_seconds, self._give_up, slot, waiter)
+        self._replan()
         try:
-            await asyncio.sleep(wait)
-            slot.model = await self.find(slot.model.id)
-            slot.worker = await self._spawn(slot.model, lambda worker: self._exited(slot, worker))
-            ready = await slot.worker.start()
-        except MlxPanelError as error:
-            slot.reason = str(error)
-            slot.failures += 1
+            return await asyncio.shield(waiter.granted)
+        except asyncio.CancelledError:
+            if waiter.granted.done() and waiter.granted.exception() is None:
+                slot.give()
             raise
-        except OSError as error:
-            slot.reason = f"The worker of {slot.model.id!r} could not be started: {type(error).__name__}."
-            slot.failures += 1
-            raise ModelLoadFailed(slot.reason) from error
         finally:
-            slot.loading = None
-        slot.reason = ""
-        log.info(
-            "%s is ready: pid %d, %.1f s, %s",
-            slot.model.id,
-            ready.pid,
-            ready.load_seconds,
-            ready.blas.name or ready.device,
+            timer.cancel()
+            if waiter in slot.waiters:
+                slot.waiters.remove(waiter)
+                waiter.granted.cancel()
+
+    def _give_up(self, slot: Slot, waiter: Waiter) -> None:
+        """A request has waited long enough for memory; for a load that is under way it goes on waiting."""
+        if waiter in slot.waiters and slot.loading is None and slot.unloading is None:
+            slot.waiters.remove(waiter)
+            free = self.budget - sum(other.size for other in self._resident if not self._may_go(other))
+            waiter.fail(self._insufficient(slot, slot.size, max(0, free)))
+            self._replan()
+
+    def _may_go(self, slot: Slot) -> bool:
+        return slot.alive and not slot.leases and slot.model.id not in self._pinned
+
+    def _insufficient(self, slot: Slot, needed: int, available: int) -> InsufficientMemory:
+        return InsufficientMemory(
+            f"The model {slot.model.id!r} takes {needed / 1e9:.2f} GB, and {available / 1e9:.2f} GB are available"
+            " beside the models in use. Try again, unload one, or raise memory_limit or max_models.",
+            needed_bytes=needed,
+            available_bytes=available,
         )
-        return slot.worker
 
-    async def _stop(self, slot: Slot) -> None:
-        try:
-            if slot.loading is not None:
-                await asyncio.wait((slot.loading,))
-            if slot.worker is not None:
-                await slot.worker.stop(drain=True, timeout=self.drain_seconds)
-                slot.worker = None
-        finally:
-            slot.unloading = None
+    # --- the plan --------------------------------------------------------------------------------------------
 
-    def _exited(self, slot: Slot, worker: Worker) -> None:
-        """A process is gone. One that served and was not told to go is started again, with back-off."""
-        if worker.stopping or worker.ready is None or self._closed:
+    @property
+    def _limits(self) -> Limits:
+        return Limits(budget=self.budget, max_models=self.max_models, eviction=self.eviction)
+
+    def _places(self, now: float) -> list[Place]:
+        pinned = self._pinned
+        return [
+            slot.place(pinned=id in pinned, ttl=self.ttl(id), now=now) for id, slot in self._slots.items()
+        ]
+
+    def _leavers(self, id: str, size: int) -> tuple[str, ...]:
+        now = time.monotonic()
+        return leavers(Place(id=id, size=size), self._places(now), self._limits, now)
+
+    def _replan(self) -> None:
+        """Look at everything once more, and act."""
+        if self._closed:
             return
-        beat = worker.beat
-        served = (beat.completion_tokens or (slot.model.kind == "embedding" and beat.prompt_tokens)) > 0
-        slot.failures = 1 if served else slot.failures + 1
-        slot.reason = f"The worker of {slot.model.id!r} died: {worker.reason}."
-        slot.worker = None
-        log.error("%s", slot.reason)
-        if slot.failures <= self.max_failures and slot.loading is None and slot.unloading is None:
-            slot.restarts += 1
-            self._begin(
-                slot, wait=self.backoff_seconds * (2 ** (slot.failures - 2)) if slot.failures > 1 else 0
-            )
+        now = time.monotonic()
+        decided = plan(self._places(now), self._limits, now)
+        self._hold = decided.hold
+        self._act(decided)
+        for slot in self._slots.values():
+            if slot.alive and slot.waiters and slot.model.id not in self._hold:
+                slot.grant_all()
+        self._share()
+        self._spare.mind(self._spare_room(), self._replan)
+
+    def _act(self, decided: Plan) -> None:
+        for id in decided.evict:
+            self.evictions += 1
+            self._stop(self._slots[id], drain=False)
+        for id, refusal in decided.refuse.items():
+            slot = self._slots[id]
+            error = self._insufficient(slot, refusal.needed, refusal.available)
+            slot.reason = "" if slot.waiters else str(error)
+            slot.refuse_all(error)
+        for id in decided.load:
+            self._begin(self._slots[id])
+
+    def _share(self) -> None:
+        """Tell each process what it may take now."""
+        shares = grants(self._places(time.monotonic()), self._limits)
+        for id, share in shares.items():
+            slot = self._slots[id]
+            if abs(share - slot.grant) > SLACK:
+                slot.grant = share
+                self._tell(slot)
+
+    def _tell(self, slot: Slot) -> None:
+        if slot.worker is not None and slot.worker.reachable and slot.loading is None:
+            slot.worker.tune(msgspec.structs.replace(slot.options, memory_limit=slot.grant))
+
+    def _spare_room(self) -> int | None:
+        """Bytes a spare may take; None where none is wanted now."""
+        busy = any(slot.loading for slot in self._slots.values())
+        if not self.warm_spare or (self.max_models and len(self._resident) >= self.max_models):
+            return 0
+        return None if busy else self.budget - sum(slot.size for slot in self._resident)
+
+    # --- start and end ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the needed models, all at once; failures are kept as the slots' reasons."""
-        for id in self.needed:
+        """Load the needed models; failures are kept as the slots' reasons."""
+        self._tasks = {asyncio.create_task(self._tick()), asyncio.create_task(self._health())}
+        for id in self._pinned_at_start():
             await self._preload(id)
+        self._replan()
+
+    def _pinned_at_start(self) -> list[str]:
+        return list(dict.fromkeys([*self.needed, *self.extra_preloads()]))
 
     async def _preload(self, id: str) -> None:
         try:
@@ -220,25 +242,75 @@ class ModelPool(param.Parameterized):
             slot.reason = str(error)
             log.error("%s cannot be loaded: %s", id, error)
             return
-        if slot.loading is None and not (slot.worker and slot.worker.alive):
-            self._begin(slot, wait=0)
+        if slot.loading is None and not slot.alive:
+            slot.wished = time.monotonic()
+
+    def wish(self, id: str) -> None:
+        """Have a model loaded soon that nobody waits for; what comes of it stands in its state."""
+        self._wish(id)
+        self._replan()
+
+    def _wish(self, id: str) -> None:
+        """Have a model loaded that nobody waits for."""
+        slot = self._slots.get(id)
+        if slot is None:
+            self._wishes.add(id)
+        elif not slot.busy and not slot.reason:
+            slot.wished = time.monotonic()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            while self._wishes:
+                await self._preload(self._wishes.pop())
+            self._replan()
+
+    async def _health(self) -> None:
+        """Look at every process from outside, now and then."""
+        looker, last = Looker(), time.monotonic()
+        while True:
+            await asyncio.sleep(min(HEALTH_STEP, self.health_interval_seconds))
+            if time.monotonic() - last < self.health_interval_seconds:
+                continue  # the interval may have been changed meanwhile
+            last = time.monotonic()
+            workers = {
+                slot.worker.pid: slot.worker for slot in self._resident if slot.worker and slot.worker.pid
+            }
+            for pid, seen in (await asyncio.to_thread(looker.look, workers)).items():
+                workers[pid].seen = seen
 
     async def close(self, *, timeout: float) -> None:
         """Stop every worker; running requests may finish for `timeout` seconds."""
         self._closed = True
+        for task in self._tasks:
+            task.cancel()
         for slot in self._slots.values():
+            slot.refuse_all(Draining())
             if slot.loading is not None:
                 slot.loading.cancel()
         workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
-        await asyncio.gather(*(worker.stop(drain=timeout > 0, timeout=timeout) for worker in workers))
+        stops = [worker.stop(drain=timeout > 0, timeout=timeout) for worker in workers]
+        await asyncio.gather(*stops, self._spare.close())
+        await asyncio.to_thread(self.sizes.save)
 
     def kill(self) -> None:
         """The last resort of a process that is ending: no worker outlives it."""
+        self._spare.kill()
         for slot in self._slots.values():
             if slot.worker is not None:
                 slot.worker.signal(15)
 
     # --- what a person changes -------------------------------------------------------------------------------
+
+    def configure(self, **values: Any) -> None:
+        """Other settings, from now on."""
+        self.param.update(**values)
+        for slot in self._slots.values():
+            if slot.worker is not None:
+                slot.worker.watched(silence=self.silence_seconds, watchdog=self.watchdog_seconds)
+        for id in self.needed:
+            self._wish(id)
+        self._replan()
 
     @property
     def running(self) -> list[str]:
@@ -247,8 +319,10 @@ class ModelPool(param.Parameterized):
 
     def tune(self, id: str, options: EngineOptions) -> None:
         """Tell a model's process what its engine's options are now."""
-        for worker in self._processes(id):
-            worker.tune(options)
+        slot = self._slots.get(id)
+        if slot is not None:
+            slot.options = options
+            self._tell(slot)
 
     async def settle(self, id: str) -> None:
         """Wait while a model is on its way into memory."""
@@ -258,67 +332,19 @@ class ModelPool(param.Parameterized):
 
     def forget(self, id: str) -> bool:
         """Empty a model's prefix cache before its next step; False where no process runs it."""
-        told = self._processes(id)
-        for worker in told:
-            worker.send(Forget())
-        return bool(told)
-
-    def _processes(self, id: str) -> list[Worker]:
-        """The one process of a model, or none."""
         slot = self._slots.get(id)
-        return [slot.worker] if slot is not None and slot.worker is not None and slot.worker.reachable else []
+        if slot is None or slot.worker is None or not slot.worker.reachable:
+            return False
+        slot.worker.send(Forget())
+        return True
 
-    # --- what a person sees ----------------------------------------------------------------------------------
-
-    @property
-    def ready(self) -> bool:
-        """Whether every needed model can answer at once."""
-        return all(id in self._slots and self._slots[id].state == "ready" for id in self.needed)
-
-    @property
-    def workers(self) -> list[Worker]:
-        return [slot.worker for slot in self._slots.values() if slot.worker is not None and slot.worker.alive]
-
-    def missing(self) -> dict[str, str]:
-        """The needed models that cannot answer now, each with its state."""
-        states = {id: self._slots[id].state if id in self._slots else "available" for id in self.needed}
-        return {id: state for id, state in states.items() if state != "ready"}
-
-    def states(self, models: list[LocalModel]) -> list[ModelState]:
-        """What is known of each model, those in memory first."""
-        known = {model.id: model for model in models}
-        for id, slot in list(self._slots.items()):
-            if id in known or id in self.needed or slot.busy:
-                known[id] = slot.model
-            else:
-                del self._slots[id]  # its folder is gone, and nothing of it is left in memory
-        states = [self._state(self._slots.get(id), model) for id, model in known.items()]
-        return sorted(states, key=lambda state: (state.state == "available", state.id.lower()))
-
-    def _state(self, slot: Slot | None, model: LocalModel) -> ModelState:
-        state = ModelState(
-            id=model.id, state="available", architecture=model.architecture, dtype=model.dtype,
-            context_length=model.context_length, disk=model.bytes, needed=model.id in self.needed, kind=model.kind,
-        )  # fmt: skip
-        if slot is None:
-            return state
-        state = msgspec.structs.replace(state, state=slot.state, restarts=slot.restarts, reason=slot.reason)
-        return msgspec.structs.replace(state, **_figures(slot.worker))
-
-
-def _figures(worker: Worker | None) -> dict[str, Any]:
-    if worker is None or worker.ready is None or worker.exited.is_set():
-        return {}
-    beat, info = worker.beat, worker.ready.info
-    return {
-        "pid": worker.pid, "uptime": time.monotonic() - worker.started, "running": beat.running, "queued": beat.queued,
-        "memory": beat.memory.process or worker.ready.memory.process, "parameters": info.parameters,
-        "context_length": info.context_length, "pending": worker.pending, "cache": beat.cache,
-        "kind": info.kind, "reasoning": info.reasoning, "tools": info.tools, "dtype": worker.model.dtype or info.dtype,
-    }  # fmt: skip
-
-
-def _seen(task: asyncio.Task[Worker]) -> None:
-    """A load nobody waits for may fail without a word from asyncio; its reason is on the slot."""
-    if not task.cancelled():
-        task.exception()
+    async def watch_load(self, id: str) -> AsyncIterator[LoadProgress]:
+        """How far a model's load is, each time that changes, until it is ready or has failed. Raises ModelNotFound."""
+        slot = await self._slot(id)
+        while True:
+            news, progress = slot.news, slot.progress()
+            if progress is not None:
+                yield progress
+                if progress.stage in ("ready", "failed"):
+                    return
+            await news.wait()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,19 +29,27 @@ from ..messages import (
     Event,
     Frame,
     GenerateRequest,
+    Load,
     LoadFailed,
+    Loading,
     LocalModel,
+    Memory,
     Ready,
     Stop,
     Tune,
+    Warm,
     decode_report,
     encode,
 )
 from ..tuning import EngineOptions
 from .line import Line
+from .look import Seen
 from .stream import Stream, Streams
 
 log = logging.getLogger(__name__)
+NOBODY = LocalModel("", "", "", "", 0, 0, 0)  # the model of a process that waits for one
+LOG_BYTES, LOG_LINES = 1 << 16, 12
+SIGNATURE = re.compile(r"^\S+ \S+ [A-Z]+ [\w.]+\[(\d+)\] ")  # of a line that a worker logs
 REAP_SECONDS = 0.05
 KILL_SECONDS = 3.0
 
@@ -52,25 +62,40 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     engine: EngineOptions = EngineOptions()
     load_timeout: float = 600
     silence: float = 120
+    watchdog: float = 300
     stop_timeout: float = 5
 
 
 class Worker:
-    """A process running one model. `on_exit(worker)` is called once when the process is gone, however it went."""
+    """A process that runs one model, or waits for one. `on_exit(worker)` is called once when the process is gone, however
+    it went; `on_news(worker)` when a load has come further or a pulse was heard."""
 
-    def __init__(self, model: LocalModel, options: WorkerOptions, on_exit: Callable[[Worker], None]):
+    def __init__(
+        self,
+        options: WorkerOptions,
+        on_exit: Callable[[Worker], None],
+        on_news: Callable[[Worker], None],
+        model: LocalModel = NOBODY,
+    ):
         self.model = model
         self.options = options
         self.wanted = options.engine
-        self.on_exit = on_exit
+        self.on_exit, self.on_news = on_exit, on_news
         self.ready: Ready | None = None
+        self.warm: Warm | None = None
+        self.loading = Loading("starting")
         self.beat = Beat()
-        self.heard = self.started = time.monotonic()
+        self.heard = self.started = self.advanced = time.monotonic()
         self.stopping = False
         self.exited = asyncio.Event()
         self.reason = ""
+        self.crashed = False  # whether it ended without a word about why
         self._streams = Streams()
-        self._first = asyncio.get_running_loop().create_future()
+        self._first: asyncio.Future[Ready | None] = asyncio.get_running_loop().create_future()
+        self._warmed: asyncio.Future[Warm | None] = asyncio.get_running_loop().create_future()
+        self._mark = 0
+        self.log: tuple[str, ...] = ()
+        self.seen: Seen | None = None  # at the last look from outside
         self._tasks: list[asyncio.Task[None]] = []
         self._doomed = False
         self._bound = False
@@ -113,6 +138,32 @@ class Worker:
 
         Raises ModelLoadFailed with a one-line reason; the process is gone by then.
         """
+        await self._begin()
+        return await self._loaded()
+
+    async def hatch(self) -> Warm:
+        """Start the process without a model and wait until everything is imported. Raises ModelLoadFailed."""
+        await self._begin()
+        await self._wait(self._warmed)
+        assert self.warm is not None
+        return self.warm
+
+    async def adopt(
+        self,
+        model: LocalModel,
+        options: WorkerOptions,
+        on_exit: Callable[[Worker], None],
+        on_news: Callable[[Worker], None],
+    ) -> Ready:
+        """Give a process that waits its model. Raises like `start`."""
+        self.model, self.options, self.on_exit, self.on_news = model, options, on_exit, on_news
+        self.wanted = options.engine
+        self.started = self.heard = self.advanced = time.monotonic()
+        self._mark = await asyncio.to_thread(self._size)
+        self.send(Load(model.path, model.id, options.engine))
+        return await self._loaded()
+
+    async def _begin(self) -> None:
         self._path = self.options.run / uuid.uuid4().hex[:12]
         self._line = Line(f"ipc://{self._path}", self._take)
         self._bound = True
@@ -121,28 +172,41 @@ class Worker:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._reap()),
         ]
-        try:
-            async with asyncio.timeout(self.options.load_timeout):
-                self.ready = await self._first
-        except TimeoutError:
-            self.reason = f"loading took longer than {self.options.load_timeout:g} s"
-        if self.ready is None:
-            await self.kill()
-            raise ModelLoadFailed(f"The model {self.model.id!r} could not be loaded: {self.reason}.")
+
+    async def _loaded(self) -> Ready:
+        self.ready = await self._wait(self._first)
+        assert self.ready is not None
         return self.ready
 
+    async def _wait(self, future: asyncio.Future[Any]) -> Any:
+        """What a start is waiting for, within `load_timeout`."""
+        found = None
+        try:
+            async with asyncio.timeout(self.options.load_timeout):
+                found = await asyncio.shield(future)
+        except TimeoutError:
+            self.reason = f"loading took longer than {self.options.load_timeout:g} s"
+        if found is None:
+            await self.kill()
+            raise ModelLoadFailed(f"The model {self.model.id!r} could not be loaded: {self.reason}.")
+        return found
+
     def _spawn(self) -> subprocess.Popen[bytes]:
-        options = {
-            "socket": f"ipc://{self._path}", "model": self.model.path, "name": self.model.id, "parent": os.getpid(),
-            "options": msgspec.json.encode(self.options.engine).decode(),
-        }  # fmt: skip
+        options: dict[str, Any] = {"socket": f"ipc://{self._path}", "parent": os.getpid()}
+        if self.model is not NOBODY:
+            options |= {
+                "model": self.model.path, "name": self.model.id,
+                "options": msgspec.json.encode(self.options.engine).decode(),
+            }  # fmt: skip
         # One word each: a model's name may begin with a dash.
         command = [
             sys.executable,
             "-m",
             "mlx_panel.worker",
             *(f"--{name}={value}" for name, value in options.items()),
+            *(["--warm"] if self.model is NOBODY else []),
         ]
+        self._mark = self._size()
         output = os.open(self.options.logs / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # A session of its own: Ctrl-C and a closing terminal reach the server alone, which then stops its workers.
@@ -164,25 +228,63 @@ class Worker:
                 self._note(report)
         self._streams.deliver(events)
 
-    def _note(self, report: Ready | LoadFailed | Beat) -> None:
+    def _note(self, report: Warm | Loading | Ready | LoadFailed | Beat) -> None:
         if isinstance(report, Beat):
-            self.beat = report
+            self._pulse(report)
+        elif isinstance(report, Loading):
+            self.loading = report
         elif isinstance(report, LoadFailed):
             self.reason = report.reason
-        elif not self._first.done():
-            self._first.set_result(report)
+        elif isinstance(report, Warm):
+            self.warm = report
+            _settle(self._warmed, report)
+        else:
+            _settle(self._first, report)
+        self.on_news(self)
+
+    def _pulse(self, beat: Beat) -> None:
+        before, self.beat = self.beat, beat
+        working = beat.running or beat.queued
+        moved = (beat.prompt_tokens, beat.completion_tokens) != (
+            before.prompt_tokens,
+            before.completion_tokens,
+        )
+        if moved or not working:
+            self.advanced = time.monotonic()
 
     async def _watch(self) -> None:
-        """End a worker that says nothing any more: a hung kernel looks alive to everything else."""
+        """End a worker that says nothing any more, or that says it is alive and gets nowhere: a hung kernel looks alive
+        to everything else."""
         while True:
-            await asyncio.sleep(min(1.0, self.options.silence / 4))
-            if self.ready and time.monotonic() - self.heard > self.options.silence:
-                self.reason = f"it was silent for {self.options.silence:g} s"
+            limits = [one for one in (self.options.silence, self.options.watchdog) if one]
+            await asyncio.sleep(min(1.0, *(one / 4 for one in limits)))
+            if reason := self._stuck():
+                self.reason = reason
                 log.error("worker of %s: %s; ending it", self.model.id, self.reason)
                 self._doomed = True
                 self._streams.fail(WorkerDied.code)
                 await self.kill()
                 return
+
+    def _stuck(self) -> str:
+        """Why the process should be ended; empty when it should not."""
+        now, silence, watchdog = time.monotonic(), self.options.silence, self.options.watchdog
+        if self.ready and now - self.heard > silence:
+            return f"it was silent for {silence:g} s"
+        if self.ready and watchdog and now - self.advanced > watchdog:
+            return f"it had requests and made no progress for {watchdog:g} s"
+        return ""
+
+    def watched(self, *, silence: float, watchdog: float) -> None:
+        """Other limits for `_watch`, from now on."""
+        self.options = msgspec.structs.replace(self.options, silence=silence, watchdog=watchdog)
+
+    @property
+    def memory(self) -> Memory:
+        """What the process said last of its memory."""
+        if self.beat.memory.process or self.ready is None:
+            return self.beat.memory if self.warm is None or self.beat.memory.process else self.warm.memory
+        return self.ready.memory
 
     async def _reap(self) -> None:
         assert self._process is not None
@@ -191,13 +293,34 @@ class Worker:
         while self._line.look():
             pass  # its last words
         if not self.reason and not self.stopping:
+            self.crashed = True
             self.reason = f"its process ended with {_cause(code)}"
+        if not self.stopping:
+            self.log = await asyncio.to_thread(self._last_lines)
         self.exited.set()
         self._streams.fail(WorkerDied.code)
-        if not self._first.done():
-            self._first.set_result(None)
+        _settle(self._first, None)
+        _settle(self._warmed, None)
         self.on_exit(self)
         await self._close()
+
+    def _size(self) -> int:
+        """Where the log ends now."""
+        file = self.options.logs / "worker.log"
+        return file.stat().st_size if file.exists() else 0
+
+    def _last_lines(self) -> tuple[str, ...]:
+        """What this process logged last: the lines since its start that no other process signed."""
+        with (self.options.logs / "worker.log").open("rb") as file:
+            file.seek(max(self._mark, self._size() - LOG_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        signed = (SIGNATURE.search(line) for line in lines)
+        mine = [
+            line
+            for line, other in zip(lines, signed, strict=True)
+            if other is None or int(other[1]) == self.pid
+        ]
+        return tuple(line[:500] for line in mine[-LOG_LINES:])
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -213,7 +336,7 @@ class Worker:
             return
         if drain and len(self._streams):
             await self._leave(Stop(drain=True), timeout)
-        if self.ready is not None:
+        if self.ready is not None or self.warm is not None:
             await self._leave(Stop(), self.options.stop_timeout)
         await self.kill()
 
@@ -260,6 +383,11 @@ class Worker:
     def send(self, command: Command) -> None:
         if not self.exited.is_set():
             self._line.send(encode(command))
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _cause(code: int) -> str:

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
-    model, tokenizer, info = loader.load(options.model)
+    model, tokenizer, info, _ = loader.load(options.model)
     prompts = [list(tokenizer.encode(text)) for text in PROMPTS]
     alone = [processed(model, prompt, 1000) for prompt in prompts]
     cut = [processed(model, prompt, 2) for prompt in prompts]

@@ -14,6 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ...errors import ModelLoadFailed
+from ..reading import Progress, read, silent
 from .device import alike, padded
 from .threads import Threads
 
@@ -51,7 +52,7 @@ class Decoder:
         """It has no threads of its own."""
 
 
-def load(folder: Path, config: dict[str, Any]) -> Decoder:
+def load(folder: Path, config: dict[str, Any], progress: Progress = silent) -> Decoder:
     """The backbone of a folder. Raises ModelLoadFailed where mlx-lm has none, or where attention is not causal."""
     if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
         raise ModelLoadFailed("its attention looks both ways, which mlx-lm's models do not")
@@ -62,13 +63,17 @@ def load(folder: Path, config: dict[str, Any]) -> Decoder:
         model, arguments = utils._get_classes(config)
         return _headless(model), arguments
 
-    model, _ = utils.load_model(folder, model_config={"tie_word_embeddings": True}, get_model_classes=classes)
+    model, _ = utils.load_model(
+        folder, lazy=True, model_config={"tie_word_embeddings": True}, get_model_classes=classes
+    )
     backbone = getattr(model, "model", None)
     if backbone is None:
         raise ModelLoadFailed(f"mlx-lm's {config.get('model_type')} has no part without a head")
     if mx.default_device().type == mx.DeviceType.cpu:
         _quicken(backbone)
-    return Decoder(backbone, int(config["hidden_size"]))
+    made = Decoder(backbone, int(config["hidden_size"]))
+    read(made.arrays(), progress)
+    return made
 
 
 def _headless(model: type) -> type:

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from ... import __version__
 from .. import blas
@@ -31,6 +30,7 @@ from ...messages import Beat, Cancelled, Embedded, EmbedRequest, Event, Failed, 
 from ...site import site  # noqa: E402
 from ...tuning import EngineOptions  # noqa: E402
 from .. import used  # noqa: E402
+from ..reading import Progress, silent  # noqa: E402
 from .job import Input, Job, Pass, share  # noqa: E402
 from .model import Embedder, load  # noqa: E402
 
@@ -51,12 +51,15 @@ class EmbedEngine:
     """
 
     @classmethod
-    def load(cls, path: str | Path, *, options: EngineOptions = DEFAULTS) -> EmbedEngine:
-        """Load a model folder; raises what `model.load` raises."""
+    def load(
+        cls, path: str | Path, *, options: EngineOptions = DEFAULTS, progress: Progress = silent
+    ) -> EmbedEngine:
+        """Load a model folder; raises what `model.load` raises. `progress` is told how far it is."""
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder.name} is not a folder")
-        engine = cls(load(folder), options=options)
+        engine = cls(load(folder, progress), options=options)
+        progress("warming", 0, 0)
         engine.embedder.vectors([[0]])  # the first request then waits for no kernel
         return engine
 
@@ -71,7 +74,6 @@ class EmbedEngine:
         self._jobs: dict[str, Job] = {}
         self._running: list[Pass] = []
         self._untold: list[Event] = []
-        self._process = psutil.Process()
 
     def __repr__(self) -> str:
         return f"<EmbedEngine {self.info.architecture} {self.info.dtype}, {len(self._jobs)} requests>"
@@ -83,7 +85,8 @@ class EmbedEngine:
         if request.id in self._jobs:
             raise Conflict("A request with this id is running.")
         self._check(request)
-        self._jobs[request.id] = Job(request, self.info.context_length)
+        limit = self.info.context_length
+        self._jobs[request.id] = Job(request, min(limit, self.options.context_length or limit))
 
     def _check(self, request: EmbedRequest) -> None:
         if not request.inputs or not all(request.inputs):
@@ -152,7 +155,7 @@ class EmbedEngine:
         return tuple(self._jobs)
 
     def memory(self) -> Memory:
-        return used.memory(self._process)
+        return used.memory()
 
     def beat(self) -> Beat:
         """The counters since the start, and memory now."""

@@ -12,6 +12,8 @@ import numpy as np
 
 from ...errors import ModelLoadFailed
 from ...messages import ModelInfo
+from ..reading import Progress, silent
+from ..reading import read as read_weights
 from . import bert, decoder, other
 from .device import DeviceEncoder
 from .host import HostEncoder
@@ -104,7 +106,7 @@ class Embedder(NamedTuple):
         return normalized(vectors[:, :dimensions])
 
 
-def load(folder: Path) -> Embedder:
+def load(folder: Path, progress: Progress = silent) -> Embedder:
     """Load an embedding model. The network is not asked, and no code of the folder is run.
 
     Raises what the folder's files raise (FileNotFoundError, KeyError, …), and ModelLoadFailed for what is not supported.
@@ -114,9 +116,11 @@ def load(folder: Path) -> Embedder:
     family = str(config.get("model_type", "unknown"))
     if family in BERTS:
         host = mx.default_device().type == mx.DeviceType.cpu
-        model: Model = Encoder(bert.load(folder, config), recipe, host=host)
+        weights = bert.load(folder, config)
+        read_weights(weights.arrays(), progress)
+        model: Model = Encoder(weights, recipe, host=host)
     elif family not in ENCODERS and recipe.pooling == ("lasttoken",):
-        model = decoder.load(folder, config)
+        model = decoder.load(folder, config, progress)
     else:
         model = other.load(folder, config)
     finish = None if isinstance(model, other.Other) else Finish(folder, recipe)

@@ -65,5 +65,5 @@ def _tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     from transformers import AutoTokenizer
 
-    made: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    made: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     return made.backend_tokenizer
