@@ -71,7 +71,7 @@ class Runtime(LiveSettings):
         self.reader = AuditReader(self.audit)
         shelf = Shelf(self.folder / "models", cache=hub_cache())
         self.recommended = recommended_memory()
-        self.sizes = Sizes(self.folder / "sizes.json", lambda model: shape_of(Path(model.path)))
+        self.sizes = Sizes(self.folder / "sizes.json", lambda model: shape_of(Path(model.path), model.kind))
         self.pool = ModelPool(
             shelf, self.sizes, self, needed=list(settings.models), drain_seconds=settings.drain_timeout_seconds,
             silence_seconds=settings.silence_seconds, **{name: getattr(settings, name) for name in POOL},

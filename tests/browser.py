@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,15 @@ class Visit:
 
     def close(self) -> None:
         self.context.close()
+
+
+def wait_until_open(port: int, seconds: float = 20) -> None:
+    """Wait until somebody listens: a server in a thread of its own may be slow to."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
 
 
 def install() -> str:

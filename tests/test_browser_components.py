@@ -17,7 +17,7 @@ from mlx_panel.errors import ModelLoadFailed
 from mlx_panel.job import Order
 from mlx_panel.snapshot import ModelState
 
-from .browser import Visit, browser
+from .browser import Visit, browser, wait_until_open
 from .recorded import MODELS, record, recorded, snapshot
 
 
@@ -47,6 +47,7 @@ def url(source: Recorded) -> Iterator[str]:
         apps, port=port, address="127.0.0.1", websocket_origin=f"127.0.0.1:{port}", show=False, threaded=True
     )
     try:
+        wait_until_open(port)
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.stop()

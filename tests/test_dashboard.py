@@ -40,7 +40,8 @@ from mlx_panel.job import Job, Order
 from .recorded import MODELS, NOW, record, recorded, result, snapshot
 
 LIVE: tuple[type[Watching], ...] = (
-    Overview, Models, Live, Status, AuditTable, Benchmarks, EngineForm, PrefixCache, Downloads, Library,
+    Overview, Models, Pool, Live, Status, AuditTable, Benchmarks, EngineForm, PrefixCache, PoolForm, Presets, Aliases,
+    Downloads, Library,
 )  # fmt: skip
 COMPONENTS: tuple[type[Watching], ...] = (*LIVE, Timeouts, SystemCard)
 

@@ -463,6 +463,7 @@ def test_sizes_of_what_the_hub_counts(
     assert weight.bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
 
 
+@settings(deadline=None)
 @given(
     parameters=st.integers(10**8, 10**12),
     bits=st.sampled_from([2, 3, 4, 6, 8]),
@@ -491,6 +492,7 @@ JSON = st.recursive(
 FIELDS = (*hits.EXPAND, "id", "siblings", "sha", "cardData")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_nothing_the_hub_says_breaks_it(raw: dict[str, Any]) -> None:
     model = hits.hit(raw)
@@ -500,6 +502,7 @@ def test_nothing_the_hub_says_breaks_it(raw: dict[str, Any]) -> None:
         assert not file.path.startswith("/")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_paths_of_the_hub_stay_inside(path: str) -> None:
     found = details.files_of({"siblings": [{"rfilename": path, "size": 1}]})
@@ -507,6 +510,7 @@ def test_paths_of_the_hub_stay_inside(path: str) -> None:
     assert not found or (place / path).resolve().is_relative_to(place)
 
 
+@settings(deadline=None)
 @given(st.from_regex(details.NAME, fullmatch=True))
 def test_names_that_pass_name_one_thing(id: str) -> None:
     try:

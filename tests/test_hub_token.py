@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_panel.errors import HubRefused, InvalidParameter
@@ -85,6 +85,7 @@ def test_what_is_no_token_is_not_quoted(tmp_path: Path, bad: str) -> None:
             Token(tmp_path, {"HF_TOKEN": bad}).value()
 
 
+@settings(deadline=None, max_examples=30)  # each writes to the disk and waits for it
 @given(text=st.text())
 def test_a_secret_gives_back_what_it_was_given(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("secret")

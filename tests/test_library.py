@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -463,13 +464,17 @@ def test_a_conversion_that_is_cancelled_leaves_nothing(server: Running, tmp_path
     assert "tiny-8bit" not in local(server)
 
 
-def test_a_conversion_ends_with_its_server(server: Running) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_conversion_ends_with_its_server(server: Running, tmp_path: Path, number: int) -> None:
     server.client.post("/api/models/convert", json={"model": "tiny", "bits": 8})
     while not (children := errands(server)):
         time.sleep(0.02)
-    server.process.kill()
-    _, alive = psutil.wait_procs(children, timeout=5)
+    server.process.send_signal(number)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+    server.process.wait(20)
+    if number == signal.SIGTERM:
+        assert not list((tmp_path / "server" / "models").glob(".tiny-8bit*"))
 
 
 def errands(server: Running) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import time
@@ -41,7 +40,7 @@ from mlx_panel.preset import Preset
 from mlx_panel.preset_text import Stored
 from mlx_panel.snapshot import ModelState, PoolFigures, Snapshot
 
-from .browser import Visit, browser
+from .browser import Visit, browser, wait_until_open
 
 GB = 10**9
 EVIL = "<img src=x onerror=\"window.pwned='name'\">"
@@ -161,15 +160,6 @@ def url(source: Recorded) -> Iterator[str]:
         server.stop()
         server.join(10)
         undo()
-
-
-def wait_until_open(port: int, seconds: float = 20) -> None:
-    """The server's thread may be slow to listen."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
 
 
 def opened(chrome: Browser, url: str, path: str = "models", **context: Any) -> Visit:

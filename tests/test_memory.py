@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mlx_panel.engine import admission, kv
+from mlx_panel.engine import admission, kv, used
 from mlx_panel.engine.embed.engine import EmbedEngine
 from mlx_panel.engine.engine import Engine
 from mlx_panel.engine.fake import FakeEngine, FakeSpec
@@ -220,6 +220,19 @@ def test_old_prompts_give_way_to_requests(engine: Engine) -> None:
     assert engine.figures().budget > kept
 
 
+def test_what_was_freed_is_not_kept_beyond_the_limit(engine: Engine) -> None:
+    limit(engine, needed(engine, 8 * STEP))
+    usual, most = engine._budget._keeps, engine._budget.admission.pass_bytes
+    seen = 0
+    engine.add(ask("a", 1500, 60))
+    while engine.busy:
+        engine.step()
+        seen = max(seen, mx.get_cache_memory())
+    assert 0 < seen <= most == used.keeps()
+    engine.tune(OPTIONS)
+    assert used.keeps() == usual > most
+
+
 def test_the_pulse_tells_what_is_committed(engine: Engine) -> None:
     limit(engine, needed(engine, 8 * STEP))
     resting = engine.beat()
@@ -293,7 +306,7 @@ def test_never_is_more_promised_than_there_is(
     while len(queue) or running:
         steps += 1
         assert steps < 2000
-        gate.extend(running, 0)
+        gate.extend(running, lambda: 0)
         turn = queue.turn(order, 10**6, gate.space(running, 0, 32), idle=not running)
         assert turn or running
         for row in turn:

@@ -30,6 +30,7 @@ def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess
     folder = tmp_path_factory.mktemp("repositories")
     (folder / "org").mkdir()
     tiny_model(folder / REAL)
+    (folder / REAL / "README.md").write_text("Words \x1b[2J of a stranger")
     with fake_hub(f"{MODEL}:{SIZE}", f"{OTHER}:30000", folder=folder) as hub:
         yield hub
 
@@ -108,6 +109,9 @@ def test_a_model_s_life_without_a_server(alone: Command, hub: HubProcess) -> Non
     assert alone.json("search", "real")["models"][0]["local"]
     assert alone.json("show", REAL)["path"] == listed["path"]
     assert "commit" in alone.json("show", REAL, "--hub")
+    said = alone("show", REAL, "--hub")
+    assert "of a stranger" in said
+    assert "\x1b" not in said  # it must not drive the terminal
     assert [one["level"] for one in alone.json("verify", REAL)["findings"]] == ["info"]
     assert "--yes" in alone("rm", REAL, code=1)
     assert "of disk are free again" in alone("rm", REAL, "--yes")

@@ -96,7 +96,8 @@ def test_the_line_for_a_shell_asks_the_preset(server: Running, page: Page) -> No
     one.get_by_text("Ask it with curl").click()
     words = shlex.split(one.locator(".line").inner_text())
     assert words[0] == "curl"
-    answer = httpx.post(words[1], content=words[5], headers=[tuple(words[3].split(": "))], timeout=30)
+    name, _, value = words[3].partition(": ")
+    answer = httpx.post(words[1], content=words[5], headers={name: value}, timeout=30)
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] == 2
 
@@ -333,7 +334,9 @@ def test_a_rule_that_cannot_be_is_said_at_its_place(server: Running, page: Page)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(server: Running, chrome: Browser, scheme: Any) -> None:
     make(server, "a preset with rather a long name", "org-a", description="word " * 40)
-    visit = Visit(chrome, f"{server.url}/presets", viewport={"width": 380, "height": 900}, color_scheme=scheme)
+    visit = Visit(
+        chrome, f"{server.url}/presets", viewport={"width": 380, "height": 900}, color_scheme=scheme
+    )
     expect(card(visit.page, "a preset with rather a long name")).to_be_visible(timeout=20_000)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 380
     colour = visit.page.locator(".preset").first.evaluate("node => getComputedStyle(node).backgroundColor")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_panel.engine.engine import Engine
-from mlx_panel.engine.queue import PATIENCE, PromptQueue
+from mlx_panel.engine.queue import PATIENCE, PromptQueue, Space
 from mlx_panel.messages import Done, GenerateRequest
 from mlx_panel.tuning import AdmissionOrder, EngineOptions
 
@@ -20,7 +20,7 @@ orders = st.sampled_from(["shortest", "arrival"])
 
 def play(queue: PromptQueue, order: AdmissionOrder, budget: int, places: int) -> list[str]:
     """A turn, and what it starts; rows whose prompt is processed leave at once."""
-    group = queue.turn(order, budget, places)
+    group = queue.turn(order, budget, Space(places))
     started = [one.id for one in group if not one.started]
     for one in group:
         one.started = True

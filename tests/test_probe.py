@@ -131,6 +131,9 @@ def test_what_fails_or_is_not_there_is_told(server: Running) -> None:
         assert task["state"] == "failed"
         assert why in task["error"]
         assert capabilities(server, model)["source"] == "files"
+    assert (
+        "its weights are missing" in state(server, "broken")["reason"]
+    )  # the probe leaves the pool's word as it is
 
 
 def test_a_tiny_model_is_found_unable_without_a_crash(tmp_path: Path, serve: Serve) -> None:
@@ -163,6 +166,17 @@ def test_a_tiny_model_is_found_unable_without_a_crash(tmp_path: Path, serve: Ser
     assert (value["dimensions"], value["norm"]) == (32, 1.0)
     assert found(bert)["limit"][0]["level"] == "info"
     assert capabilities(server, "bert")["usable_context"] == 24
+
+
+def test_the_context_that_fits_is_found(tmp_path: Path, serve: Serve) -> None:
+    """Where memory is less than the model's context takes, the largest that fits is processed, and the reason told."""
+    tiny_model(tmp_path / "server" / "models" / "long", context=8000)
+    server = serve(memory_limit="160MB")
+    context = found(ask(server, "probe", model="long"))["context"][0]
+    assert context["level"] == "warning"
+    assert "available" in context["text"]
+    assert 1000 < context["value"]["tokens"] < 8000
+    assert capabilities(server, "long")["usable_context"] == context["value"]["tokens"]
 
 
 def test_a_probe_is_cancelled_and_a_second_one_is_the_first(server: Running) -> None:

@@ -31,7 +31,7 @@ class Status(Watching):
     view: StatusView
 
     def __init__(self, source: Source):
-        super().__init__(source, StatusView(width=136, height=36))
+        super().__init__(source, StatusView(height=36))
 
     def take(self, snapshot: Snapshot, history: list[Sample] | None) -> None:
         self.view.state = state_of(snapshot)

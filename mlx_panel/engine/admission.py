@@ -7,7 +7,7 @@ and ends (as if it had asked for that length) when there is no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -19,6 +19,8 @@ from .prompt import Prompt
 from .queue import NO_LIMIT, Space
 from .row import Row
 
+# Tokens of a usual prompt.
+USUAL = 4096
 # An answer without a limit counts for an eighth of what would fit if it were alone, within these bounds, in tokens.
 SHARES, LEAST_SHARE, LARGEST_SHARE = 8, 256, 4096
 # It gets so many steps of a cache more when it has fewer tokens than that left; no pass takes as many guesses ahead.
@@ -113,6 +115,11 @@ class Admission:
             transient=self._transient(running),
         )
 
+    @property
+    def pass_bytes(self) -> int:
+        """Bytes that a pass over a prompt of usual length takes for a while."""
+        return size(self.shape, self._room(USUAL)).transient
+
     def committed(self, rows: Sequence[Row], held: int = 0) -> int:
         """Bytes that the process may come to take for these rows."""
         return self.resident + self.space(rows, held).taken
@@ -121,12 +128,12 @@ class Admission:
         longest = max(map(_length, rows), default=0)
         return size(self.shape, self._room(longest)).transient if longest else 0
 
-    def extend(self, rows: Sequence[Row], held: int) -> None:
+    def extend(self, rows: Sequence[Row], held: Callable[[], int]) -> None:
         """Give answers without a limit more room before they come to the end of theirs, as far as there is some."""
         self.starving = False
         for row in rows:
             if row.prompt.most > row.prompt.max_tokens and row.room <= MARGIN:
-                self.starving = not self._extended(row, rows, held) or self.starving
+                self.starving = not self._extended(row, rows, held()) or self.starving
 
     def _extended(self, row: Row, rows: Sequence[Row], held: int) -> bool:
         """Whether a row could be given more room: as much as there is, at most `MORE` steps of a cache."""
@@ -135,10 +142,9 @@ class Admission:
         for more in range(MORE, -1, -1):
             longer = min(before.most, whole + more * STEP)
             row.prompt = msgspec.structs.replace(before, max_tokens=longer)
-            if not self.limit or self.committed(rows, held) <= self.limit:
+            # The rest of a step is there already.
+            if not more or not self.limit or self.committed(rows, held) <= self.limit:
                 break
-        else:
-            row.prompt = before
         return row.prompt.max_tokens > before.max_tokens
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import mlx.core as mx
+
 from ..errors import MemoryExceeded
+from ..tuning import EngineOptions
 from . import used
 from .admission import Admission
 from .lanes import Lanes
@@ -27,6 +30,7 @@ class Budget:
     def __init__(self, admission: Admission, prefill: Prefill, lanes: Lanes, prefix: PrefixCache | None):
         self.admission = admission
         self._prefill, self._lanes, self._prefix = prefill, lanes, prefix
+        self._keeps = used.keeps()
 
     def __repr__(self) -> str:
         return f"<Budget {self.committed >> 20} MiB committed, {self.admission!r}>"
@@ -54,12 +58,24 @@ class Budget:
         if not self.admission.limit:
             return Turn(Space(places))
         started = self._started
-        self.admission.extend(started, self.held)
+        self.admission.extend(started, lambda: self.held)
         if not self._prefill.queue.waiting:
             return Turn(Space(places))
         # What fits alone starts when nothing runs. There may be less memory than when it was taken.
         refused = () if started else tuple(self._unfit())
         return Turn(self.admission.space(started, self.held, places), refused)
+
+    def tuned(self, options: EngineOptions) -> None:
+        """New options: another limit, or none."""
+        self.admission.options = options
+        # mlx keeps what it freed, on a GPU up to all of its memory. What one pass takes is worth keeping.
+        most = self.admission.pass_bytes if options.memory_limit else self._keeps
+        mx.set_cache_limit(min(most, self._keeps))
+        self.make_room()
+
+    def close(self) -> None:
+        """Leave mlx as it was."""
+        mx.set_cache_limit(self._keeps)
 
     def make_room(self) -> None:
         """Leave the prefix cache what no request may come to need."""
@@ -72,7 +88,7 @@ class Budget:
         """Nothing runs: learn what the process takes without any cache, and give back what was freed."""
         kept = self._prefix.figures.bytes if self._prefix is not None else 0
         self.admission.learn(self._prefill.shape, used.resting() - kept)
-        self.make_room()
+        self.tuned(self.admission.options)
 
     @property
     def _started(self) -> list[Row]:

@@ -175,9 +175,9 @@ class Engine:
         """New options, for the next step on. Those that shape caches or models are kept for the next load."""
         self.options = self.options.tuned(options)
         self._prefill.tune(self.options)
-        self._lone.options = self._budget.admission.options = self.options
+        self._lone.options = self.options
         self._intake.context_length = _context(self.info, self.options)
-        self._budget.make_room()
+        self._budget.tuned(self.options)
         if self._prefix is not None and self._prefix.disk is not None:
             self._prefix.disk.budget = options.prefix_disk_mb << 20
 
@@ -255,6 +255,7 @@ class Engine:
             self._prefix.close()
         self._untold.clear()
         self._intake.close()
+        self._budget.close()
         self._lanes = self._prefill = self._prefix = self._lone = self._budget = None  # type: ignore[assignment]
         self.model = self.tokenizer = None
         mx.clear_cache()

@@ -34,7 +34,9 @@ class Space(NamedTuple):
         return self.reserved + max(self.wasted, spare) + self.transient
 
     def fits(self, row: Row) -> bool:
-        return row.width <= self.places and self.less(row).taken <= self.memory
+        if row.width > self.places or self.memory >= NO_LIMIT:
+            return row.width <= self.places
+        return self.less(row).taken <= self.memory
 
     def less(self, row: Row) -> Space:
         """What is left once the row has started."""

@@ -30,6 +30,13 @@ def resting() -> int:
     return footprint(os.getpid()) - mx.get_cache_memory()
 
 
+def keeps() -> int:
+    """How many bytes that it freed mlx keeps for what comes next, at most."""
+    most: int = mx.set_cache_limit(0)
+    mx.set_cache_limit(most)
+    return most
+
+
 def recommended() -> int:
     """What all models should take together on this GPU, as Metal tells it; 0 elsewhere."""
     return int(mx.device_info().get("max_recommended_working_set_size", 0)) if mx.metal.is_available() else 0

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..chat import printable
 from ..errors import Conflict, ModelNotFound
 from ..library import ConvertOrder, Download, Finding, Task
 from . import cli_text as shown
@@ -159,7 +160,7 @@ def _report(task: Task, args: argparse.Namespace) -> None:
 
 
 def _line(one: Finding) -> str:
-    return f"{one.step}: {one.text or one.value}"
+    return printable(f"{one.step}: {one.text or one.value}")
 
 
 def _asked(question: str, *, default: bool) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ..chat import printable
 from ..errors import HubModelNotFound, HubRefused, HubUnavailable, InvalidParameter, ModelNotFound
 from ..library import HubDetails, HubQuery, LibraryModel
 from ..sizing import parse_limit
@@ -91,7 +92,7 @@ def _here(models: Sequence[LibraryModel]) -> str:
 def _own(model: LibraryModel) -> None:
     can = model.capabilities
     out = shown.console()
-    out.print(model.id, style="bold")
+    out.print(model.id, style="bold", markup=False)
     out.print(
         shown.facts(
             [
@@ -121,7 +122,7 @@ def _own(model: LibraryModel) -> None:
 
 def _there(found: HubDetails) -> None:
     model, out = found.model, shown.console()
-    out.print(model.id, style="bold")
+    out.print(model.id, style="bold", markup=False)
     total = sum(file.bytes for file in found.files)
     out.print(
         shown.facts(
@@ -150,7 +151,7 @@ def _there(found: HubDetails) -> None:
         )
     )
     if found.readme:
-        lines = found.readme.splitlines()
+        lines = printable(found.readme).splitlines()
         out.print()
         out.print("\n".join(lines[:README_LINES]), markup=False)
         if len(lines) > README_LINES:

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ..chat import printable
 from ..library import HubModel, LibraryModel, Verdict
 
 PLAIN_WIDTH = 160
@@ -67,7 +68,8 @@ def many(count: int) -> str:
     """A count in three digits: 12.3k."""
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= scale:
-            return f"{count / scale:.3g}{unit}"
+            digits = ".0f" if count >= 100 * scale else ".3g"
+            return f"{count / scale:{digits}}{unit}"
     return str(count)
 
 
@@ -77,13 +79,13 @@ def hits_table(models: tuple[HubModel, ...]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for model in models:
         name = (
-            Text(model.id)
+            Text(printable(model.id))
             + Text(" here" * model.local, "green")
             + Text(" gated" * bool(model.gated), "yellow")
         )
         weight = ("~" * model.estimated + size(model.bytes)) if model.bytes else "?"
         table.add_row(
-            name, model.architecture, ", ".join(model.capabilities), str(model.bits or "?"), weight,
+            name, Text(printable(model.architecture)), ", ".join(model.capabilities), str(model.bits or "?"), weight,
             FITS[model.verdict], many(model.downloads),
         )  # fmt: skip
     return table
@@ -100,7 +102,7 @@ def local_table(models: list[LibraryModel]) -> Table:
         context = f"{can.context_length:,}" if can.context_length else ""
         state = Text(model.state) if model.complete else Text("incomplete", "red")
         table.add_row(
-            model.id, can.architecture, ", ".join(can.kinds), model.dtype, size(model.bytes), context,
+            Text(model.id), Text(printable(can.architecture)), ", ".join(can.kinds), Text(printable(model.dtype)), size(model.bytes), context,
             ago(model.last_used), state, model.source,
         )  # fmt: skip
     return table
@@ -113,7 +115,7 @@ def facts(rows: list[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, text in rows:
         if text:
-            table.add_row(name, Text(text))
+            table.add_row(name, Text(printable(text)))
     return table
 
 

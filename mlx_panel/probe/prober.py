@@ -69,12 +69,15 @@ class Prober:
                 job.found(_loaded(worker, there=there, seconds=time.monotonic() - asked))
                 yield worker
         finally:
-            if not there and self._idle(model):
-                await asyncio.shield(self._pool.unload(model.id))
+            if not there:
+                await asyncio.shield(self._let_go(model))
 
-    def _idle(self, model: LocalModel) -> bool:
-        state = self._pool.states([model])
-        return all(not (one.leases or one.waiting or one.pinned) for one in state if one.id == model.id)
+    async def _let_go(self, model: LocalModel) -> None:
+        """Unload a model that nobody else uses by now."""
+        for one in self._pool.states(await self._pool.catalog()):
+            used = one.leases or one.waiting or one.pinned
+            if one.id == model.id and one.state == "ready" and not used:
+                await self._pool.unload(model.id)
 
 
 async def _tried(name: str, trial: Any, worker: Worker) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import ContextLengthExceeded, MemoryExceeded, MlxPanelError
+from ..errors import ContextLengthExceeded, MemoryExceeded, MlxPanelError, Timeout
 from ..library import Finding, Level
 from ..messages import EmbedRequest, GenerateRequest, Message, Sampling, Thinking, Tool, Tools
 from ..pool.process import Worker
@@ -106,6 +106,9 @@ class TextTrials(Trials):
             except (MemoryExceeded, ContextLengthExceeded) as error:
                 room = int(error.numbers.get("largest_context") or error.numbers.get("context_length") or 0)
                 wanted, refused = min(room - 1, wanted - 1 - wanted // 8), f" {error}"
+            except Timeout:
+                refused = f" {wanted:,} tokens took longer than {self.limits.seconds:g} s."
+                wanted //= 4
         return first, refused
 
     def _prompt(self, count: int) -> GenerateRequest:
