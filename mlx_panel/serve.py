@@ -137,8 +137,14 @@ def adopt(server: Server, runtime: Runtime) -> None:
 
 def settle(server: Server, find: FindHouse) -> None:
     """Problem documents for unknown paths, and pages that open under both of this machine's names for itself."""
+    logging.getLogger("bokeh.server.views.ws").addFilter(_is_news)
     server._tornado.settings.update(default_handler_class=Fallback, default_handler_args={"house": find})
     server._tornado.websocket_origins.update(f"{name}:{server.port}" for name in ("localhost", "127.0.0.1"))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A page that is closed while it is written to is none."""
+    return record.msg != "Failed sending message as connection was closed"
 
 
 async def _begin(server: Server, runtime: Runtime) -> None:
