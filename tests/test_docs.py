@@ -148,7 +148,7 @@ def test_every_setting_has_its_variable_default_and_bounds(name: str) -> None:
 
 def test_no_setting_is_made_up() -> None:
     named = set(re.findall(rf"`{PREFIX}(\w+)`", text("docs/settings.md")))
-    assert named == {name.upper() for name in PARAMETERS} | {"DATA_DIR", "BLAS"}
+    assert named == {name.upper() for name in PARAMETERS} | {"DATA_DIR", "BLAS", "FAULTS"}
 
 
 def errors(root: type[MlxPanelError] = MlxPanelError) -> list[type[MlxPanelError]]:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -299,6 +301,20 @@ async def test_a_library_without_a_server(tmp_path: Path) -> None:
     await again.stop()
 
 
+async def test_a_job_cancelled_as_its_process_starts_leaves_none(tmp_path: Path) -> None:
+    """Whenever the cancel comes, also while the process is being started, the process is gone when it returns."""
+    tiny_model(tmp_path / "models" / "tiny")
+    library = Library(Shelf(tmp_path / "models"), tmp_path)
+    for wait in (0.0, 0.001, 0.01, 0.05):
+        task = await library.convert(ConvertOrder(model="tiny", bits=8))
+        await asyncio.sleep(wait)
+        assert (await library.cancel(task.id)).state == "cancelled"
+        mine = await asyncio.to_thread(psutil.Process().children)
+        assert [one.pid for one in mine if "mlx_panel.hub.errand_process" in one.cmdline()] == []
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    await library.stop()
+
+
 async def test_a_model_that_comes_into_use_while_it_is_deleted_is_put_back(tmp_path: Path) -> None:
     tiny_model(tmp_path / "models" / "tiny")
     asked = []
@@ -546,3 +562,20 @@ def test_no_code_of_a_folder_is_ever_run(tmp_path: Path, serve: Serve, trap: str
             assert follow(server, reply.json())[-1]["state"] in ("done", "failed")
     assert not canary.exists()
     assert not list((tmp_path / "server" / "models").glob("trap-4bit/*.py"))
+    if trap != "unknown":
+        spring(folder, tmp_path)
+        assert canary.exists()  # the trap is one: who trusts the folder runs its code
+
+
+def spring(folder: Path, scratch: Path) -> None:
+    """Load a folder in a process of its own as nothing here does, with its code."""
+    program = (
+        "import sys, mlx_lm, transformers\n"
+        "for load in (mlx_lm.load, transformers.AutoTokenizer.from_pretrained):\n"
+        "    try: load(sys.argv[1], trust_remote_code=True)\n"
+        "    except Exception: pass"
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(scratch / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=environment, capture_output=True, check=True
+    )

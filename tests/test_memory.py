@@ -22,7 +22,17 @@ from mlx_panel.engine.prompt import Prompt
 from mlx_panel.engine.queue import PromptQueue
 from mlx_panel.engine.row import Row
 from mlx_panel.errors import ContextLengthExceeded, MemoryExceeded
-from mlx_panel.messages import CacheReport, Done, Event, Failed, GenerateRequest, Sampling, Stage
+from mlx_panel.messages import (
+    CacheReport,
+    Done,
+    Embedded,
+    EmbedRequest,
+    Event,
+    Failed,
+    GenerateRequest,
+    Sampling,
+    Stage,
+)
 from mlx_panel.sizing import STEP, Room, Shape, kv_bytes, size
 from mlx_panel.tuning import EngineOptions
 
@@ -357,6 +367,26 @@ def test_a_load_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done[-1] == total == told[0][2]
     assert done == sorted(done)
     assert len(done) > 4
+
+
+def test_other_engines_keep_to_a_shorter_context(tmp_path: Path) -> None:
+    fake = FakeEngine(FakeSpec(), options=EngineOptions(context_length=5, memory_limit=7))
+    assert fake.beat().limit == 7
+    with pytest.raises(ContextLengthExceeded):
+        fake.add(GenerateRequest("a", "fake", prompt="one two three", max_tokens=3))
+    embed = EmbedEngine.load(tiny_bert(tmp_path / "bert"), options=EngineOptions(context_length=4))
+    with pytest.raises(ContextLengthExceeded) as refused:
+        embed.add(EmbedRequest("b", "bert", inputs=((1, 2, 3, 4, 5),)))
+    assert refused.value.numbers["context_length"] == 4
+    words = "the cat and the dog and the bird"
+    *_, told = embed.generate(EmbedRequest("c", "bert", inputs=(words,), truncate=True))
+    assert isinstance(told, Embedded)
+    assert (told.truncated, told.usage.prompt_tokens) == (1, 4)
+    embed.tune(EngineOptions())
+    *_, whole = embed.generate(EmbedRequest("d", "bert", inputs=(words,), truncate=True))
+    assert isinstance(whole, Embedded)
+    assert whole.truncated == 0
+    embed.close()
 
 
 def test_other_engines_tell_too(tmp_path: Path) -> None:

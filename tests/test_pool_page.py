@@ -111,6 +111,29 @@ def test_a_load_that_makes_others_leave_is_announced_and_asked_for(server: Runni
     expect(huge.get_by_role("button", name="Load org-huge")).to_be_disabled()
 
 
+def test_a_load_is_cancelled(server: Running, page: Page) -> None:
+    one = row(page, "org-a")
+    one.get_by_role("button", name="Load org-a").click()
+    page.get_by_role("button", name="Cancel loading org-a").click()
+    expect(one.locator(".chip")).to_have_text("Available", timeout=15_000)
+    expect(one.get_by_role("button", name="Load org-a")).to_be_enabled()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert state(server, "org-a")["memory"] == 0
+
+
+def test_a_preset_that_makes_others_leave_asks_first(server: Running, page: Page) -> None:
+    server.client.post("/api/profiles", json={"name": "third", "model": "org-c"}).raise_for_status()
+    load(server, "org-a", "org-b")
+    page.goto(f"{server.url}/presets")
+    card = page.get_by_role("article", name="third")
+    card.get_by_role("button", name="Start third").click(timeout=20_000)
+    expect(card.locator(".banner")).to_contain_text("Starting it unloads org-a.")
+    card.get_by_role("button", name="Unload and start").press("Enter")
+    expect(card.locator(".chip")).to_have_text("Running", timeout=20_000)
+    assert state(server, "org-a")["state"] == "available"
+    server.client.delete("/api/profiles/third").raise_for_status()
+
+
 def test_a_pin_keeps_a_model_and_is_taken_back(server: Running, page: Page) -> None:
     load(server, "org-a", "org-b")
     pin = row(page, "org-a").get_by_role("button", name="Pin org-a")

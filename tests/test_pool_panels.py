@@ -60,6 +60,14 @@ async def test_the_component_passes_on_what_is_pressed() -> None:
     assert [one.pinned for one in source.snapshot.models] == [False, True]
 
 
+async def test_a_pin_that_a_preset_holds_is_not_let_go_in_silence() -> None:
+    source = recorded(stored=Stored((Preset(name="coder", model="org/big", pinned=True),)))
+    pool = Pool(source)
+    tell(pool, "pin", model="org/big", pinned=False)
+    await turn()
+    assert "for the preset coder" in pool.view.notice["text"]
+
+
 async def test_jobs_do_not_travel_with_the_models() -> None:
     source = recorded()
     pool = Pool(source)

@@ -117,6 +117,12 @@ def test_what_was_found_decides_how_answers_are_read(server: Running, serve: Ser
 
 
 def test_what_fails_or_is_not_there_is_told(server: Running) -> None:
+    for model, why in (("dying", "ended during this trial"), ("broken", "its weights are missing")):
+        task = ask(server, "probe", model=model)
+        assert task["state"] == "failed"
+        assert why in task["error"]
+        assert capabilities(server, model)["source"] == "files"
+    assert why in state(server, "broken")["reason"]  # the probe leaves the pool's word as it is
     endless = found(ask(server, "probe", model="endless"))
     assert [one["level"] for one in endless["thinking"]] == ["warning"] * 3  # no end, no switch, no budget
     wrong = found(ask(server, "probe", model="wrong"))
@@ -126,14 +132,6 @@ def test_what_fails_or_is_not_there_is_told(server: Running) -> None:
     small = ask(server, "probe", model="small")  # its context has no room for a question
     assert small["state"] == "done"
     assert [one["level"] for one in found(small)["tools"]] == ["action_needed"]
-    for model, why in (("broken", "its weights are missing"), ("dying", "ended during this trial")):
-        task = ask(server, "probe", model=model)
-        assert task["state"] == "failed"
-        assert why in task["error"]
-        assert capabilities(server, model)["source"] == "files"
-    assert (
-        "its weights are missing" in state(server, "broken")["reason"]
-    )  # the probe leaves the pool's word as it is
 
 
 def test_a_tiny_model_is_found_unable_without_a_crash(tmp_path: Path, serve: Serve) -> None:

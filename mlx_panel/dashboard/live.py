@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 import param
 
+from ..errors import Conflict, ModelStopped
 from ..snapshot import Sample, Snapshot
 from .assets import module
 from .source import Source
@@ -39,6 +40,7 @@ class Live(Watching):
 
     def __init__(self, source: Source, parts: tuple[Part, ...] = ALL):
         super().__init__(source, LiveView(parts=list(parts), sizing_mode="stretch_width"))
+        self._cancelled: set[str] = set()
 
     def take(self, snapshot: Snapshot, history: list[Sample] | None) -> None:
         # Jobs have components of their own.
@@ -52,11 +54,32 @@ class Live(Watching):
     def act(self, message: dict[str, Any]) -> None:
         match message:
             case {"do": "load", "model": str(model)}:
-                self.work(partial(self._switch, self.source.load, model))
+                self.work(partial(self._switch, self._load, model))
             case {"do": "unload", "model": str(model)}:
-                self.work(partial(self._switch, self.source.unload, model))
+                self.work(partial(self._switch, self._unload, model))
             case {"do": "pin", "model": str(model), "pinned": bool(pinned)}:
-                self.work(partial(self.source.pin, model, pinned))
+                self.work(partial(self._pin, model, pinned))
+
+    async def _load(self, model: str) -> None:
+        """Load a model. That it was cancelled from here is no news."""
+        self._cancelled.discard(model)
+        try:
+            await self.source.load(model)
+        except ModelStopped:
+            if model not in self._cancelled:
+                raise
+
+    async def _unload(self, model: str) -> None:
+        self._cancelled.add(model)
+        await self.source.unload(model)
+
+    async def _pin(self, model: str, pinned: bool) -> None:
+        """Pin or unpin. Raises Conflict where a preset keeps a model that was to be let go."""
+        await self.source.pin(model, pinned)
+        if not pinned:
+            keepers = [one.name for one in await self.source.presets() if one.pinned and one.model == model]
+            if keepers:
+                raise Conflict(f"{model} stays in memory for the preset {', '.join(keepers)}, which pins it.")
 
     async def _switch(self, action: Any, model: str) -> None:
         """Load or unload; the button is busy until it is done, and the models are looked at once more."""

@@ -139,7 +139,11 @@ function presetCard(first, model, actions) {
     h("details", {class: "call"}, h("summary", {}, "Ask it with curl"), h("div", {class: "curl"}, line, copyButton(() => line.textContent))), question.node,
     h("footer", {}, run, again, h("span", {class: "grow"}), edit))
   let does = null
-  run.addEventListener("click", () => does && actions.send(does, first.id))
+  let leaving = []
+  run.addEventListener("click", () => {
+    if (does === "start" && leaving.length) question.open(`Starting it unloads ${leaving.join(", ")}.`, "Unload and start", () => actions.send("start", first.id), run)
+    else if (does) actions.send(does, first.id)
+  })
   const show = (p, live, others, busy) => {
     const [text, tone] = live ? STATES[live.state] || [live.state, "calm"] : ["No model", "warn"]
     say(chip, text)
@@ -156,6 +160,7 @@ function presetCard(first, model, actions) {
     }
     const [label, action] = runAction(live, busy)
     does = action
+    leaving = (live && live.evicts) || []
     say(run, label)
     mark(run, "aria-label", `${label} ${p.name}`)
     run.disabled = !action

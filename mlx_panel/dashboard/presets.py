@@ -183,6 +183,7 @@ def told(model: ModelState) -> dict[str, Any]:
     return {
         "id": model.id, "state": model.state, "kind": model.kind, "running": model.running, "queued": model.queued,
         "memory": model.memory, "reason": model.reason, "context": model.context_length, "pending": model.pending,
+        "evicts": model.evicts,
     }  # fmt: skip
 
 

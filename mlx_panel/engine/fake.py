@@ -99,7 +99,8 @@ class _Words:
 
 
 class FakeEngine:
-    """The interface of `Engine` around a `FakeSpec`. Of its options `max_batch` and `prefix_cache_mb` have an effect."""
+    """The interface of `Engine` around a `FakeSpec`. Of its options `max_batch`, `prefix_cache_mb` and
+    `context_length` have an effect."""
 
     @classmethod
     def load(
@@ -157,7 +158,8 @@ class FakeEngine:
         words = _words(request)
         if not words:
             raise EmptyPrompt(field=field)
-        room = fit(len(words), request, self.spec.context_length, field)
+        limit = self.spec.context_length
+        room = fit(len(words), request, min(limit, self.options.context_length or limit), field)
         tally = Tally(request.n)
         for index in range(request.n):
             prompt = Prompt([0] * len(words), room)
@@ -210,6 +212,7 @@ class FakeEngine:
             self.completion_tokens,
             self.memory(),
             self._cache(),
+            self.options.memory_limit,
         )
 
     def close(self, *, last: bool = False) -> None:

@@ -48,7 +48,7 @@ async def run(errand: Errand, heard: Heard) -> None:
 
     Raises ImportRefused or ModelLoadFailed with what the process says of the files, and Unavailable where it died.
     """
-    process = await asyncio.to_thread(_start, errand)
+    process = await _started(errand)
     loop = asyncio.get_running_loop()
     reading = asyncio.ensure_future(asyncio.to_thread(_read, process, lambda word: _hand(loop, heard, word)))
     try:
@@ -68,6 +68,23 @@ async def run(errand: Errand, heard: Heard) -> None:
     raise Unavailable(
         f"The process that did this ended ({_cause(code)}); its model may be too large for this machine."
     )
+
+
+async def _started(errand: Errand) -> subprocess.Popen[bytes]:
+    """The process. One that comes after this was cancelled is ended at once: nobody else knows of it."""
+    starting = asyncio.ensure_future(asyncio.to_thread(_start, errand))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait((starting,))
+        if starting.exception() is None:
+            await asyncio.to_thread(_kill, starting.result())
+        raise
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _start(errand: Errand) -> subprocess.Popen[bytes]:

@@ -78,6 +78,11 @@ class Keeping(PoolSettings):
     def _share(self) -> None:
         raise NotImplementedError
 
+    def _tell(self, slot: Slot) -> None:
+        """Tell a process its options, and what it may take of the memory."""
+        if slot.worker is not None and slot.worker.reachable and slot.loading is None:
+            slot.worker.tune(msgspec.structs.replace(slot.options, memory_limit=slot.grant))
+
     @property
     def budget(self) -> int:
         """What all models may take together, bytes."""
@@ -181,6 +186,7 @@ class Keeping(PoolSettings):
             ready.load_seconds,
             ready.blas.name or ready.device,
         )
+        self._tell(slot)  # what was changed while it loaded
         slot.grant_all()
 
     def _note(self, slot: Slot, *, loaded: int = 0) -> None:

@@ -10,8 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-import msgspec
-
 from ..errors import CrashLoop, Draining, InsufficientMemory, MlxPanelError
 from ..messages import Forget, LocalModel
 from ..snapshot import LoadProgress
@@ -210,10 +208,6 @@ class ModelPool(Seen):
             if abs(share - slot.grant) > SLACK:
                 slot.grant = share
                 self._tell(slot)
-
-    def _tell(self, slot: Slot) -> None:
-        if slot.worker is not None and slot.worker.reachable and slot.loading is None:
-            slot.worker.tune(msgspec.structs.replace(slot.options, memory_limit=slot.grant))
 
     def _spare_room(self) -> int | None:
         """Bytes a spare may take; None where none is wanted now."""

@@ -84,7 +84,11 @@ class Seen(Keeping):
         """Whom a load of a model would make leave; for one that is in memory, or fits, nobody."""
         there = id in self._slots and self._slots[id].busy
         full = self.max_models and len(self._resident) >= self.max_models
-        return self._leavers(id, expected) if not there and (full or self.verdict(expected, id) == "evicts") else ()
+        return (
+            self._leavers(id, expected)
+            if not there and (full or self.verdict(expected, id) == "evicts")
+            else ()
+        )
 
     def _leavers(self, id: str, size: int) -> tuple[str, ...]:
         raise NotImplementedError

@@ -74,6 +74,7 @@ class EmbedEngine:
         self._jobs: dict[str, Job] = {}
         self._running: list[Pass] = []
         self._untold: list[Event] = []
+        self.tune(options)
 
     def __repr__(self) -> str:
         return f"<EmbedEngine {self.info.architecture} {self.info.dtype}, {len(self._jobs)} requests>"
@@ -85,8 +86,7 @@ class EmbedEngine:
         if request.id in self._jobs:
             raise Conflict("A request with this id is running.")
         self._check(request)
-        limit = self.info.context_length
-        self._jobs[request.id] = Job(request, min(limit, self.options.context_length or limit))
+        self._jobs[request.id] = Job(request, self.embedder.texts.limit)
 
     def _check(self, request: EmbedRequest) -> None:
         if not request.inputs or not all(request.inputs):
@@ -138,6 +138,8 @@ class EmbedEngine:
     def tune(self, options: EngineOptions) -> None:
         """New options, for the next pass on."""
         self.options = self.options.tuned(options)
+        limit = self.info.context_length
+        self.embedder.texts.cut(min(limit, options.context_length or limit))
 
     def forget(self) -> None:
         """There is no prefix cache."""
@@ -160,7 +162,8 @@ class EmbedEngine:
     def beat(self) -> Beat:
         """The counters since the start, and memory now."""
         running = sum(job.started for job in self._jobs.values())
-        return Beat(running, len(self._jobs) - running, self.steps, self.prompt_tokens, 0, self.memory())
+        waiting, limit = len(self._jobs) - running, self.options.memory_limit
+        return Beat(running, waiting, self.steps, self.prompt_tokens, 0, self.memory(), limit=limit)
 
     def close(self, *, last: bool = False) -> None:
         """Free the model; with `last` this thread never uses mlx again."""

@@ -57,12 +57,12 @@ class Job:
         """An input's tokens. Raises EmptyPrompt, and ContextLengthExceeded where cutting was not asked for."""
         if not tokens.ids:
             raise EmptyPrompt("An input holds no token.", field="input")
-        if tokens.whole > self.limit:
+        if tokens.whole > min(self.limit, len(tokens.ids)):
             if not self.request.truncate:
                 raise ContextLengthExceeded(
-                    f"This model takes inputs of {self.limit} tokens at most; one has at least {tokens.whole}.",
+                    f"This model takes inputs of {len(tokens.ids)} tokens at most; one has at least {tokens.whole}.",
                     field="input",
-                    context_length=self.limit,
+                    context_length=len(tokens.ids),
                     prompt_tokens=tokens.whole,
                 )
             self.truncated += 1

@@ -23,17 +23,21 @@ class Texts:
     """The tokenizer of a folder. `prompt` stands before every text; `limit` counts all tokens of one."""
 
     def __init__(self, folder: Path, limit: int, prompt: str = ""):
-        self.limit = limit
         self.prompt = prompt
         self._tokenizer = _tokenizer(folder)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(limit)
+        self.cut(limit)
         self._special = self._tokenizer.num_special_tokens_to_add(False)
         # Without one a text is a single word, which cannot be cut.
         self._has_words = self._tokenizer.pre_tokenizer is not None
 
     def __repr__(self) -> str:
         return f"<Texts of {self._tokenizer.get_vocab_size()} tokens, limit {self.limit}>"
+
+    def cut(self, limit: int) -> None:
+        """Another limit."""
+        self.limit = limit
+        self._tokenizer.enable_truncation(limit)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """The tokens of several texts. Of a very long one only the beginning is looked at, if that reaches the limit."""
