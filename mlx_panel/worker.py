@@ -26,6 +26,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from .engine import faults
 from .engine.embed import recipe
 from .engine.fake import FakeEngine, FakeSpec, is_fake
 from .engine.protocol import AnyEngine
@@ -280,7 +281,9 @@ def run(options: argparse.Namespace, socket: zmq.Socket) -> int:
     started = time.monotonic()
     try:
         tell = Telling(socket)
-        engine = load(options.model, options.fake, options.options, options.name, tell)
+        engine = faults.wrap(
+            load(options.model, options.fake, options.options, options.name, tell), options.name
+        )
     except Exception as error:
         # No request was here yet: the words are about the folder alone.
         words = " ".join(str(error).split())

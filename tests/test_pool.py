@@ -412,3 +412,15 @@ def test_unloading_gives_the_memory_back(start: Any, tmp_path: Path) -> None:
     server.client.post("/v1/admin/models/unload/tiny").raise_for_status()
     left = sum(one.memory_info().rss for one in family.children(recursive=True))
     assert left <= 0.05 * held
+
+
+def test_a_worker_that_takes_ever_more_memory_makes_idle_ones_leave(start: Any, tmp_path: Path) -> None:
+    """A scripted fault in a real engine: it takes 280 MB more than anybody expected."""
+    for name in ("greedy", "other"):
+        tiny_model(tmp_path / "data/models" / name)
+    fault = json.dumps({"greedy": {"do": "allocate", "after_tokens": 4, "bytes": 280_000_000}})
+    server = start(memory_limit="450MB", faults=fault)
+    say(server, "other", max_tokens=2)
+    server.chat("greedy", max_tokens=200, ignore_eos=True)
+    until(lambda: ready(server) == {"greedy"})
+    assert pool(server)["used"] <= 450_000_000
