@@ -130,8 +130,12 @@ class LiveSettings:
         """Keep a model in memory, or let it go again; kept like any setting. Raises ModelNotFound."""
         if pinned:
             await self.pool.find(model)
-        others = [one for one in self.settings.pins if one != model]
-        await self.set_pool_options({"pins": [*others, model] if pinned else others})
+
+        def change() -> None:
+            others = [one for one in self.settings.pins if one != model]
+            self.settings.change_pool({"pins": [*others, model] if pinned else others})
+
+        await self._change(change)
 
     # --- what the pool asks ----------------------------------------------------------------------------------
 

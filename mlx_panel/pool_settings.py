@@ -11,6 +11,7 @@ from .engine_settings import fitting
 from .sizing import parse_limit
 
 LONGEST = 31_536_000  # a year
+MOST_NAMES = 1000  # in a list or a table: each decision looks at all of them
 
 
 class PoolSettings(param.Parameterized):
@@ -83,8 +84,10 @@ def _fitting_ttls(value: Any) -> dict[str, float]:
     known = isinstance(value, Mapping) and all(
         isinstance(name, str) and _is_ttl(ttl) for name, ttl in value.items()
     )
-    if not known:
-        raise ValueError(f"must be a table of seconds from 0 to {LONGEST}, by the names of models")
+    if not known or len(value) > MOST_NAMES:
+        raise ValueError(
+            f"must be a table of seconds from 0 to {LONGEST}, by at most {MOST_NAMES} names of models"
+        )
     return {name: float(ttl) for name, ttl in value.items()}
 
 
@@ -96,6 +99,6 @@ def _fitting_names(value: Any) -> list[str]:
     names = isinstance(value, list | tuple) and all(
         isinstance(one, str) and one and one.isprintable() and len(one) <= 512 for one in value
     )
-    if not names:
-        raise ValueError("must be a list of names of models")
+    if not names or len(value) > MOST_NAMES:
+        raise ValueError(f"must be a list of at most {MOST_NAMES} names of models")
     return list(dict.fromkeys(value))

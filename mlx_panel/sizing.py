@@ -10,6 +10,8 @@ import msgspec
 STEP = 256
 # No context is longer: where a model takes no more memory for more tokens.
 MOST = 1 << 30
+# No machine has more; a number beyond it may not be one for others.
+MOST_BYTES = 1 << 60
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}  # fmt: skip
 LIMIT = 'must be "auto", a size such as "24GB" or "800MB", or a share such as "75%"'
 
@@ -148,7 +150,7 @@ def parse_limit(text: str, recommended: int) -> int:
     number, unit = float(found[1]), found[2]
     if unit == "%" and not 0 < number <= 100:
         raise ValueError("a share of the memory must be more than 0% and at most 100%")
-    limit = int(recommended * number / 100) if unit == "%" else int(number * UNITS[unit])
-    if limit <= 0:
+    limit = recommended * number / 100 if unit == "%" else number * UNITS[unit]
+    if not 1 <= limit < MOST_BYTES:
         raise ValueError(LIMIT)
-    return limit
+    return int(limit)

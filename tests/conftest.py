@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from .server import Running, running
 def pytest_configure() -> None:
     """A shell's background job ignores Ctrl-C, and so would every process the tests start from one."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Servers inside the tests' own process, and those of notebooks: each would import mlx once more.
+    os.environ["MLX_SERVER_WARM_SPARE"] = "false"
 
 
 @pytest.fixture(scope="session")

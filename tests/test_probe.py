@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,11 @@ def test_a_probe_is_cancelled_and_a_second_one_is_the_first(server: Running) -> 
     assert ended["state"] == "cancelled"
     assert follow(server, queued)[-1]["state"] == "done"
     assert state(server, "stalled")["state"] == "available"
+    late = server.client.post("/api/models/probe", json={"model": "late"}).json()
+    while state(server, "late")["state"] != "loading":
+        time.sleep(0.02)
+    server.client.delete(f"/api/models/tasks/{late['id']}").raise_for_status()
+    assert state(server, "late")["state"] == "available"  # the load that was under way is not left behind
     for wrong in ({}, {"model": ""}, {"model": "able", "x": 1}):
         assert server.client.post("/api/models/probe", json=wrong).status_code == 400
     assert server.client.post("/api/models/probe", json={"model": "none"}).status_code == 404

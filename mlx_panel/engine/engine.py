@@ -255,7 +255,8 @@ class Engine:
             self._prefix.close()
         self._untold.clear()
         self._intake.close()
-        self._budget.close()
+        if self._budget is not None:
+            self._budget.close()
         self._lanes = self._prefill = self._prefix = self._lone = self._budget = None  # type: ignore[assignment]
         self.model = self.tokenizer = None
         mx.clear_cache()

@@ -194,7 +194,17 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_shown(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".partial") and path.is_dir()
+    hidden = path.name.startswith(".") or path.name.endswith(".partial") or not _is_text(path.name)
+    return not hidden and path.is_dir()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be said in JSON: on Linux one may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _snapshots(cache: Path | None) -> Iterator[tuple[str, Path]]:

@@ -146,7 +146,7 @@ class Keeping(PoolSettings):
         await self._cleared(slot)
         given = msgspec.structs.replace(slot.options, memory_limit=slot.grant)
         options = msgspec.structs.replace(options, engine=given)
-        slot.log, slot.worker = (), self._spare.take()
+        slot.log, slot.worker = (), await self._spare.take()
         if slot.worker is not None:
             await slot.worker.adopt(
                 slot.model, options, lambda worker: self._exited(slot, worker), self._news(slot)
@@ -210,8 +210,9 @@ class Keeping(PoolSettings):
         log.error("%s", slot.reason)
         slot.refuse_all(error)
 
-    def _stop(self, slot: Slot, *, drain: bool) -> None:
+    def _stop(self, slot: Slot, *, drain: bool) -> asyncio.Task[None]:
         slot.unloading = asyncio.create_task(self._end(slot, drain))
+        return slot.unloading
 
     async def _end(self, slot: Slot, drain: bool) -> None:
         try:

@@ -17,18 +17,14 @@ class Line:
 
     Its descriptor is readable once when something arrives, and sending may use that signal up (zmq_getsockopt(3),
     ZMQ_FD): so each look goes on until nothing waits, and each send is followed by a look. What is sent before the
-    other side is there waits for its first frame.
+    other side is there waits for its first frame. Raises OSError where the address cannot be bound.
     """
 
     def __init__(self, address: str, take: Callable[[list[bytes]], None]):
         self._take = take
         self._unsent: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
-        self._socket: zmq.Socket = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set(zmq.SNDHWM, 0)
-        self._socket.set(zmq.RCVHWM, 0)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.bind(address)
+        self._socket = _bound(address)
         self._descriptor: int = self._socket.get(zmq.FD)
         self._loop.add_reader(self._descriptor, self.look)
 
@@ -66,3 +62,19 @@ class Line:
             while self._unsent and not self._socket.closed:
                 self._socket.send(self._unsent[0], zmq.NOBLOCK)
                 self._unsent.popleft()
+
+
+def _bound(address: str) -> zmq.Socket:
+    """Raises OSError: what ZeroMQ raises is none."""
+    try:
+        socket: zmq.Socket = zmq.Context.instance().socket(zmq.PAIR)
+        for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
+            socket.set(option, 0)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from error
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise OSError(error.errno, error.strerror) from error
+    return socket

@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+import msgspec
+
 from ..errors import CrashLoop, Draining, InsufficientMemory, MlxPanelError
 from ..messages import Forget, LocalModel
 from ..snapshot import LoadProgress
@@ -23,6 +25,7 @@ from .slot import Slot, Waiter
 
 log = logging.getLogger(__name__)
 TICK_SECONDS, HEALTH_STEP = 1.0, 0.5
+AGAIN_SECONDS = 0.2
 SLACK = 1 << 20  # a grant that changes by less is not told
 
 
@@ -78,13 +81,13 @@ class ModelPool(Seen):
         Requests that are cut off end with `ModelStopped`. Raises ModelNotFound.
         """
         slot = await self._slot(id)
-        if slot.unloading is None:
+        ending = slot.unloading
+        if ending is None:
             slot.reason, slot.failures, slot.crashed, slot.wished = "", 0, False, None
-            self._stop(slot, drain=True)
+            ending = self._stop(slot, drain=True)
         elif slot.worker is not None:
             await slot.worker.stop()
-        assert slot.unloading is not None
-        await asyncio.shield(slot.unloading)
+        await asyncio.shield(ending)
 
     async def pin(self, id: str, pinned: bool) -> None:
         """Keep a model in memory once it is there, or let it go again. Raises ModelNotFound."""
@@ -110,12 +113,14 @@ class ModelPool(Seen):
     async def _slot(self, id: str) -> Slot:
         if self._closed:
             raise Draining
-        if id not in self._slots:
-            model = await self.find(id)
+        slot = self._slots.get(id)
+        if slot is None or not slot.here:
+            model = await self.find(id)  # its files, and what it has to have room for, may be others by now
             await asyncio.to_thread(self._learn, model)
             slot = self._slots.setdefault(id, Slot(model))
-            slot.expected = slot.expected or self._expected(id)
-        return self._slots[id]
+            if not slot.here:
+                slot.model, slot.expected = model, self._expected(id)
+        return slot
 
     async def _claim(self, slot: Slot, *, low: bool) -> Worker:
         """Lease a slot's worker as soon as there is one."""
@@ -140,12 +145,23 @@ class ModelPool(Seen):
                 waiter.granted.cancel()
 
     def _give_up(self, slot: Slot, waiter: Waiter) -> None:
-        """A request has waited long enough for memory; for a load that is under way it goes on waiting."""
-        if waiter in slot.waiters and slot.loading is None and slot.unloading is None:
+        """A request has waited long enough for memory that others use; for what is on its way it goes on waiting."""
+        if waiter not in slot.waiters or slot.loading is not None:
+            return
+        if self._comes(slot):
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._give_up, slot, waiter)
+        else:
             slot.waiters.remove(waiter)
             free = self.budget - sum(other.size for other in self._resident if not self._may_go(other))
             waiter.fail(self._insufficient(slot, slot.size, max(0, free)))
             self._replan()
+
+    def _comes(self, slot: Slot) -> bool:
+        """Whether it will be loaded as soon as those that leave now have left, or its pause after a crash is over."""
+        now = time.monotonic()
+        staying = [place for place in self._places(now) if place.state != "stopping"]
+        pausing = slot.unloading is not None or now < slot.not_before
+        return pausing or slot.model.id in plan(staying, self._limits, now).load
 
     def _may_go(self, slot: Slot) -> bool:
         return slot.alive and not slot.leases and slot.model.id not in self._pinned
@@ -202,7 +218,8 @@ class ModelPool(Seen):
 
     def _share(self) -> None:
         """Tell each process what it may take now."""
-        shares = grants(self._places(time.monotonic()), self._limits)
+        limits = msgspec.structs.replace(self._limits, other=self._spare.memory)
+        shares = grants(self._places(time.monotonic()), limits)
         for id, share in shares.items():
             slot = self._slots[id]
             if abs(share - slot.grant) > SLACK:
@@ -232,9 +249,10 @@ class ModelPool(Seen):
         try:
             slot = await self._slot(id)
         except MlxPanelError as error:
-            slot = self._slots[id] = Slot(LocalModel(id, "", "", "", 0, 0, 0))
+            slot = self._slots.setdefault(id, Slot(LocalModel(id, "", "", "", 0, 0, 0)))
+            if not slot.reason:
+                log.error("%s cannot be loaded: %s", id, error)
             slot.reason = str(error)
-            log.error("%s cannot be loaded: %s", id, error)
             return
         if slot.loading is None and not slot.alive:
             slot.wished = time.monotonic()
@@ -249,13 +267,14 @@ class ModelPool(Seen):
         slot = self._slots.get(id)
         if slot is None:
             self._wishes.add(id)
-        elif not slot.busy and not slot.reason:
+        elif not slot.busy and not slot.failures:  # one that found no room may do so now
             slot.wished = time.monotonic()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            while self._wishes:
+            self._wishes |= {id for id in self.needed if id in self._slots and not self._slots[id].model.path}
+            while self._wishes:  # also one that was not on this machine and may be by now
                 await self._preload(self._wishes.pop())
             self._replan()
 
@@ -280,8 +299,11 @@ class ModelPool(Seen):
             task.cancel()
         for slot in self._slots.values():
             slot.refuse_all(Draining())
-            if slot.loading is not None:
-                slot.loading.cancel()
+        loads = [slot.loading for slot in self._slots.values() if slot.loading is not None]
+        for load in loads:
+            load.cancel()
+        if loads:
+            await asyncio.wait(loads)  # one whose process is just being started has it by then
         workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
         stops = [worker.stop(drain=timeout > 0, timeout=timeout) for worker in workers]
         await asyncio.gather(*stops, self._spare.close())

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -45,11 +44,10 @@ from ..tuning import EngineOptions
 from .line import Line
 from .look import Seen
 from .stream import Stream, Streams
+from .tail import Tail
 
 log = logging.getLogger(__name__)
 NOBODY = LocalModel("", "", "", "", 0, 0, 0)  # the model of a process that waits for one
-LOG_BYTES, LOG_LINES = 1 << 16, 12
-SIGNATURE = re.compile(r"^\S+ \S+ [A-Z]+ [\w.]+\[(\d+)\] ")  # of a line that a worker logs
 REAP_SECONDS = 0.05
 KILL_SECONDS = 3.0
 
@@ -93,12 +91,13 @@ class Worker:
         self._streams = Streams()
         self._first: asyncio.Future[Ready | None] = asyncio.get_running_loop().create_future()
         self._warmed: asyncio.Future[Warm | None] = asyncio.get_running_loop().create_future()
-        self._mark = 0
+        self._tail = Tail(options.logs / "worker.log")
         self.log: tuple[str, ...] = ()
         self.seen: Seen | None = None  # at the last look from outside
         self._tasks: list[asyncio.Task[None]] = []
         self._doomed = False
         self._bound = False
+        self._beginning: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -116,6 +115,11 @@ class Worker:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended, also where nobody has noticed yet."""
+        return self.exited.is_set() or self._process is None or self._process.poll() is not None
 
     @property
     def alive(self) -> bool:
@@ -159,19 +163,26 @@ class Worker:
         self.model, self.options, self.on_exit, self.on_news = model, options, on_exit, on_news
         self.wanted = options.engine
         self.started = self.heard = self.advanced = time.monotonic()
-        self._mark = await asyncio.to_thread(self._size)
+        await asyncio.to_thread(self._tail.mark)
         self.send(Load(model.path, model.id, options.engine))
         return await self._loaded()
 
     async def _begin(self) -> None:
+        """Start the process. Who is cancelled meanwhile leaves one that is watched, and that `stop` waits for."""
+        self._beginning = asyncio.create_task(self._born())
+        await asyncio.shield(self._beginning)
+
+    async def _born(self) -> None:
+        await asyncio.to_thread(_make, self.options.run, self.options.logs)
         self._path = self.options.run / uuid.uuid4().hex[:12]
         self._line = Line(f"ipc://{self._path}", self._take)
         self._bound = True
-        self._process = await asyncio.to_thread(self._spawn)
-        self._tasks = [
-            asyncio.create_task(self._watch()),
-            asyncio.create_task(self._reap()),
-        ]
+        try:
+            self._process = await asyncio.to_thread(self._spawn)
+        except OSError:
+            self._line.close()
+            raise
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._reap())]
 
     async def _loaded(self) -> Ready:
         self.ready = await self._wait(self._first)
@@ -206,7 +217,7 @@ class Worker:
             *(f"--{name}={value}" for name, value in options.items()),
             *(["--warm"] if self.model is NOBODY else []),
         ]
-        self._mark = self._size()
+        self._tail.mark()
         output = os.open(self.options.logs / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # A session of its own: Ctrl-C and a closing terminal reach the server alone, which then stops its workers.
@@ -296,31 +307,13 @@ class Worker:
             self.crashed = True
             self.reason = f"its process ended with {_cause(code)}"
         if not self.stopping:
-            self.log = await asyncio.to_thread(self._last_lines)
+            self.log = await asyncio.to_thread(self._tail.lines, self.pid)
         self.exited.set()
         self._streams.fail(WorkerDied.code)
         _settle(self._first, None)
         _settle(self._warmed, None)
         self.on_exit(self)
         await self._close()
-
-    def _size(self) -> int:
-        """Where the log ends now."""
-        file = self.options.logs / "worker.log"
-        return file.stat().st_size if file.exists() else 0
-
-    def _last_lines(self) -> tuple[str, ...]:
-        """What this process logged last: the lines since its start that no other process signed."""
-        with (self.options.logs / "worker.log").open("rb") as file:
-            file.seek(max(self._mark, self._size() - LOG_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-        signed = (SIGNATURE.search(line) for line in lines)
-        mine = [
-            line
-            for line, other in zip(lines, signed, strict=True)
-            if other is None or int(other[1]) == self.pid
-        ]
-        return tuple(line[:500] for line in mine[-LOG_LINES:])
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -332,6 +325,8 @@ class Worker:
     async def stop(self, *, drain: bool = False, timeout: float | None = None) -> None:
         """End the process in order; with `drain` its requests finish first, for at most `timeout` seconds."""
         self.stopping = True
+        if self._beginning is not None:
+            await asyncio.wait((self._beginning,))
         if self.exited.is_set() or self._process is None:
             return
         if drain and len(self._streams):
@@ -383,6 +378,13 @@ class Worker:
     def send(self, command: Command) -> None:
         if not self.exited.is_set():
             self._line.send(encode(command))
+
+
+def _make(run: Path, logs: Path) -> None:
+    """Make the folders again where somebody has cleared them away. Raises OSError where that of sockets is another's."""
+    for folder in (run, logs):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run.chmod(0o700)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

@@ -61,9 +61,9 @@ class Seen(Keeping):
         """What is known of each model, those in memory first."""
         known = {model.id: model for model in models}
         for id, slot in list(self._slots.items()):
-            if id in known or id in self.needed or slot.busy:
+            if slot.busy or (id in self.needed and id not in known):
                 known[id] = slot.model
-            else:
+            elif id not in known:
                 del self._slots[id]  # its folder is gone, and nothing of it is left in memory
         pinned = self._pinned
         states = [

@@ -72,10 +72,14 @@ class Slot:
         )
 
     @property
+    def here(self) -> bool:
+        """Whether it is in memory, or on its way in or out."""
+        return self.alive or self.loading is not None or self.unloading is not None
+
+    @property
     def busy(self) -> bool:
         """Whether anything of it is in memory, or on its way in or out."""
-        moving = self.loading is not None or self.unloading is not None or self.leases > 0
-        return moving or bool(self.waiters) or self.alive or self.wished is not None
+        return self.here or self.leases > 0 or bool(self.waiters) or self.wished is not None
 
     @property
     def state(self) -> ModelStateName:

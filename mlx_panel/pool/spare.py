@@ -54,10 +54,12 @@ class Spare:
         elif self._worker is not None and room < self.memory:
             self._starting = asyncio.create_task(self._stop())
 
-    def take(self) -> Worker | None:
-        """The process, if it is ready; it is no spare any more."""
+    async def take(self) -> Worker | None:
+        """The process, once it is ready if it is being started; it is no spare any more."""
+        if self._starting is not None:
+            await asyncio.wait((self._starting,))
         worker = self._worker
-        if worker is None or worker.warm is None or worker.exited.is_set() or worker.stopping:
+        if worker is None or worker.warm is None or worker.gone or worker.stopping:
             return None
         self._worker, self._not_before = None, time.monotonic() + QUIET_SECONDS
         return worker

@@ -75,8 +75,9 @@ class Prober:
     async def _let_go(self, model: LocalModel) -> None:
         """Unload a model that nobody else uses by now."""
         for one in self._pool.states(await self._pool.catalog()):
-            used = one.leases or one.waiting or one.pinned
-            if one.id == model.id and one.state == "ready" and not used:
+            used = one.leases or one.waiting or one.pinned or one.needed
+            # A probe that was cancelled may have left a load under way.
+            if one.id == model.id and one.state in ("ready", "loading") and not used:
                 await self._pool.unload(model.id)
 
 
