@@ -135,6 +135,20 @@ def test_clients_that_leave_while_they_wait_leave_nothing_behind(start: Start) -
     assert models(server)["plain"]["leases"] == 0
 
 
+def test_what_processes_may_take_leaves_the_spare_what_it_takes(start: Start, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "data/models/tiny", context=16384)
+    server = start(warm_spare="true", memory_limit="2GB", plan_context=256)
+    say(server, "tiny", max_tokens=2)
+    spare = until(lambda: pool(server)["spare_memory"], 40)
+    taken = models(server)["tiny"]["memory"]
+    change(server, memory_limit=f"{(taken + 4 * spare) >> 20}MB")
+    long = server.chat("tiny", text="word " * 2500, max_tokens=4)
+    assert long.status_code == 413, long.text
+    assert long.json()["available_bytes"] < 3.2 * spare
+    change(server, memory_limit=f"{(taken + spare) >> 20}MB")  # too little for both
+    until(lambda: not pool(server)["spare"])
+
+
 # --- settings ------------------------------------------------------------------------------------------------
 
 
@@ -149,12 +163,13 @@ def test_what_an_unloaded_model_needs_room_for_follows_the_settings(start: Start
     assert load(server, "tiny") == 200
 
 
-def test_a_preloaded_model_comes_once_there_is_room_for_it(start: Start) -> None:
-    server = start({"big": {"weights_bytes": 500_000_000}}, models="big", memory_limit="300MB")
-    until(lambda: models(server)["big"]["reason"])
-    say(server, "plain")  # the others are served meanwhile
-    change(server, memory_limit="2GB")
-    until(lambda: models(server)["big"]["state"] == "ready")
+def test_a_preloaded_model_comes_once_there_is_room_for_it(tmp_path: Path) -> None:
+    scripted(tmp_path, "big", weights_bytes=500_000_000)
+    with running(tmp_path, models="big", memory_limit="300MB") as server:
+        until(lambda: models(server)["big"]["reason"])
+        say(server, "plain")  # the others are served meanwhile
+        change(server, memory_limit="2GB")
+        until(lambda: models(server)["big"]["state"] == "ready")
 
 
 def test_a_preloaded_model_comes_once_it_is_on_this_machine(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from ..footprint import footprint
 
 
 class Seen(NamedTuple):
-    """What the system says of a process: `cpu` percent of one core since the last look, `memory` its footprint in bytes,
+    """What the system says of a process: `cpu` percent of one core since the last look (or its start), `memory` its footprint in bytes,
     `status` as psutil names it ("running", "sleeping", "stopped", "zombie")."""
 
     cpu: float
@@ -37,7 +38,17 @@ class Looker:
 
     def _one(self, pid: int) -> Seen | None:
         try:
-            process = self._known.setdefault(pid, psutil.Process(pid))
+            process = self._known.get(pid)
+            if process is None:
+                process = self._known[pid] = psutil.Process(pid)
+                process.cpu_percent()  # from here on counts the next one
+                return Seen(_so_far(process), footprint(pid), process.status())
             return Seen(process.cpu_percent(), footprint(pid), process.status())
         except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
             return None
+
+
+def _so_far(process: psutil.Process) -> float:
+    """Percent of one core that a process took in its whole life."""
+    times = process.cpu_times()
+    return 100 * (times.user + times.system) / max(0.01, time.time() - process.create_time())

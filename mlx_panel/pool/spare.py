@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # A start or a load has the machine for itself for so long; and what failed is not tried again at once.
 QUIET_SECONDS, RETRY_SECONDS = 2.0, 60.0
 TYPICAL = 400 << 20  # bytes, before one was measured
+# It is started where so many times its memory is free, and ended where less than so many times is: models use the rest.
+START_TIMES, KEEP_TIMES = 4, 2
 
 
 class House(Protocol):
@@ -46,12 +48,12 @@ class Spare:
         return worker.warm.memory.process if worker is not None and worker.warm is not None else 0
 
     def mind(self, room: int | None, changed: Callable[[], None]) -> None:
-        """Start it where there is room for it (bytes), end it where there is not; None leaves it be."""
+        """Start it where there is room enough (bytes), end it where there is not; None leaves it be."""
         if room is None or self._starting is not None:
             return
-        if self._worker is None and room >= self._size and time.monotonic() >= self._not_before:
+        if self._worker is None and room >= START_TIMES * self._size and time.monotonic() >= self._not_before:
             self._starting = asyncio.create_task(self._start(changed))
-        elif self._worker is not None and room < self.memory:
+        elif self._worker is not None and room < KEEP_TIMES * self.memory:
             self._starting = asyncio.create_task(self._stop())
 
     async def take(self) -> Worker | None:
