@@ -142,7 +142,9 @@ def test_every_setting_has_its_variable_default_and_bounds(name: str) -> None:
         assert f"| {kind.bounds[0]:,} to {kind.bounds[1]:,}" in line
     if isinstance(kind, param.Selector):
         assert all(f"`{choice}`" in line for choice in kind.objects)
-    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE, "model_options")) == (" Live" in line)
+    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE, "model_options")) == (
+        " Live" in line
+    )
     assert (name in RELOAD) == ("from the model's next load on" in line)
 
 

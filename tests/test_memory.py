@@ -244,7 +244,9 @@ def test_what_was_freed_is_not_kept_beyond_the_limit(engine: Engine) -> None:
 
 
 def test_the_pulse_tells_what_is_committed(engine: Engine) -> None:
-    limit(engine, needed(engine, 8 * STEP) + (64 << 20))  # a pulse measures anew, and this process is not alone here
+    limit(
+        engine, needed(engine, 8 * STEP) + (64 << 20)
+    )  # a pulse measures anew, and this process is not alone here
     resting = engine.beat()
     assert resting.limit == engine.options.memory_limit
     assert resting.committed == engine._budget.admission.resident

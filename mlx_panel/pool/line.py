@@ -25,7 +25,7 @@ class Line:
         self._unsent: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
         self._socket = _bound(address)
-        self._descriptor: int = self._socket.get(zmq.FD)
+        self._descriptor = int(self._socket.get(zmq.FD))
         self._loop.add_reader(self._descriptor, self.look)
 
     def __repr__(self) -> str:
