@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 
-from ..library import Download, ModelId
+from ..library import ModelId
 from . import decode as bodies
 from .endpoint import Endpoint
-from .sse import frame
+from .sse import followed, frame
 
 NOTHING_MORE = bodies.Vocabulary()
 
@@ -61,21 +60,8 @@ class DownloadProgress(Endpoint):
             return self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         out = self.open_stream()
         self.ledger.stream = True
-        news: asyncio.Task[Download | None] | None = None
-        try:
-            while True:
-                news = news or asyncio.ensure_future(anext(watching, None))
-                await asyncio.wait((news,), timeout=out.silence_left())
-                if not news.done():
-                    await out.keep_alive()
-                elif (download := news.result()) is not None:
-                    news = None
-                    await out.send(frame(msgspec.json.encode(download)))
-                else:
-                    return
-        finally:
-            if news is not None:
-                news.cancel()
+        async for download in followed(watching, out):
+            await out.send(frame(msgspec.json.encode(download)))
 
 
 class PauseDownload(Endpoint):

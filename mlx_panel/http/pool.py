@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 
-from ..snapshot import LoadProgress
 from . import decode as bodies
 from .endpoint import Endpoint
-from .sse import EventStream, frame
+from .sse import followed, frame
 
 NOTHING_MORE = bodies.Vocabulary()
 
@@ -46,22 +44,10 @@ class LoadingProgress(Endpoint):
         self.ledger.stream = True
         out = self.open_stream()
         await out.send(b": watching\n\n")
-        watching = aiter(self.house.pool.watch_load(path[0]))
-        while (progress := await _next(watching, out)) is not None:
+        async for progress in followed(self.house.pool.watch_load(path[0]), out):
             await out.send(
                 b"event: " + progress.stage.encode() + b"\n" + frame(msgspec.json.encode(progress))
             )
-
-
-async def _next(watching: object, out: EventStream) -> LoadProgress | None:
-    """The next step, None at the end; meanwhile the client hears a comment now and then."""
-    coming = asyncio.ensure_future(anext(watching, None))  # type: ignore[call-overload]
-    try:
-        while not (await asyncio.wait((coming,), timeout=max(0.05, out.silence_left())))[0]:
-            await out.keep_alive()
-    finally:
-        coming.cancel()
-    return await coming
 
 
 class PoolOptions(Endpoint):
