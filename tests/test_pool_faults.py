@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mlx_panel.app import _socket_folder
 from mlx_panel.hub.disk import Shelf
 from mlx_panel.pool.tail import Tail
 from mlx_panel.sizing import parse_limit
@@ -51,7 +52,7 @@ def test_a_death_is_noticed_without_the_log(start: Start) -> None:
 def test_folders_that_were_cleared_away_are_made_again(start: Start) -> None:
     server = start()
     say(server, "plain")
-    shutil.rmtree(server.folder / "run")
+    shutil.rmtree(_socket_folder(server.folder))
     shutil.rmtree(server.folder / "logs")
     assert load(server, "late") == 200
     assert ready(server) == {"plain", "late"}
@@ -59,11 +60,11 @@ def test_folders_that_were_cleared_away_are_made_again(start: Start) -> None:
 
 def test_a_load_whose_socket_cannot_be_made_fails_for_all_who_wait(start: Start) -> None:
     server = start()
-    shutil.rmtree(server.folder / "run")
-    (server.folder / "run").write_text("in the way")
+    shutil.rmtree(_socket_folder(server.folder))
+    _socket_folder(server.folder).write_text("in the way")
     refused = server.chat("plain")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_load_failed")
-    (server.folder / "run").unlink()
+    _socket_folder(server.folder).unlink()
     say(server, "plain")
 
 
