@@ -24,9 +24,9 @@ serve: $(VENV)/.installed
 	@$(BIN)/mlx-panel models demo
 	@exec $(BIN)/mlx-panel serve --model $(MODEL)
 
-# Three files at a time: most tests wait for a process. PYTEST='-n 0' runs one after the other.
+# Two files at a time: most tests wait for a process. PYTEST='-n 0' runs one after the other.
 test: $(VENV)/.tested browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 bench: $(VENV)/.installed
 	@$(BIN)/mlx-panel models demo

@@ -33,6 +33,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 FLAGS = (*EDITABLE, *POOL)  # settings with a flag of their own name
+FIRST_PAGES = tuple(pages.PAGES)  # those that are asked for at start
 REFUSE_OPEN = """\
 {host} can be reached from other machines, and this version knows no users or keys: anybody there could use the models.
 Listen on this machine only and reach it through a tunnel, from the other machine:
@@ -160,7 +161,7 @@ async def _begin(server: Server, runtime: Runtime) -> None:
 async def _warm(url: str) -> None:
     """Ask for each page once: the first one reads scripts and styles, which no stream should have to wait for."""
     with contextlib.suppress(OSError, HTTPError):
-        for path in pages.PAGES:
+        for path in FIRST_PAGES:
             await AsyncHTTPClient().fetch(f"{url}{path}", raise_error=False)
 
 

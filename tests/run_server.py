@@ -7,12 +7,14 @@ import sys
 
 from blockbuster import blockbuster_ctx
 
+from mlx_panel import serve
 from mlx_panel.cli import main
 
 # They call the loop, so they stand below everything that runs on it.
 BELOW_THE_LOOP = ["mlx_panel.cli", "mlx_panel.serve"]
 
 if __name__ == "__main__":
+    serve.FIRST_PAGES = ()  # a second of work at each start, and most of these servers show no page
     with blockbuster_ctx(scanned_modules=["mlx_panel"], excluded_modules=BELOW_THE_LOOP) as blockbuster:
         # The writer thread holds this lock for the microseconds it takes to look at a queue, never during a write.
         for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):

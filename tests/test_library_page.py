@@ -58,7 +58,7 @@ def visitor(server: Running, chromium: Browser) -> Visit:
     one = Visit(chromium, f"{server.url}/models", viewport={"width": 1440, "height": 1400})
     one.url = server.url
     expect(one.page.get_by_role("tab", name=re.compile("On this machine"))).to_be_visible(timeout=20_000)
-    expect(row(one.page, "plain")).to_be_visible(timeout=20_000)
+    expect(row(one.page, "plain")).to_be_visible(timeout=60_000)
     one.foreign.clear()
     return one
 

@@ -273,9 +273,8 @@ def follow(server: Running, model: str) -> list[tuple[str, dict[str, Any]]]:
     return [(one[0].removeprefix("event: "), json.loads(one[1].removeprefix("data: "))) for one in pairs]
 
 
-def test_a_load_tells_how_far_it_is(start: Any, tmp_path: Path) -> None:
-    tiny_model(tmp_path / "data/models/tiny", layers=4)
-    server = start()
+def test_a_load_tells_how_far_it_is(start: Any) -> None:
+    server = start({"tiny": {"load_seconds": 2.0, "weights_bytes": 1_000_000}})
     with ThreadPoolExecutor(2) as others:
         first, second = (others.submit(follow, server, "tiny") for _ in range(2))
         time.sleep(0.3)

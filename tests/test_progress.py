@@ -8,7 +8,6 @@ from typing import Any
 
 import openai
 
-from .models import tiny_model
 from .server import WORDS, Running, running, scripted
 
 
@@ -25,7 +24,7 @@ def stages(found: list[dict[str, Any]]) -> list[str]:
 
 
 def test_load_and_prompt_are_told_before_the_first_token(tmp_path: Path) -> None:
-    tiny_model(tmp_path / "models/tiny", layers=4)
+    scripted(tmp_path, "tiny", text=WORDS, load_seconds=2.0, weights_bytes=1_000_000)
     ask = {"stream_options": {"include_progress": True}, "max_tokens": 3, "ignore_eos": True}
     with running(tmp_path) as server:
         cold = events(server, "tiny", **ask)
