@@ -155,12 +155,8 @@ class LiveSettings:
 
     def room(self, model: LocalModel) -> Room:
         """What a load of a model must have room for."""
-        settings, options = self.settings, self._options_of(model.id)
-        context = min(settings.plan_context, model.context_length or settings.plan_context)
-        return Room(
-            context=context, batch=settings.plan_batch, prefill_step=min(options.prefill_step, context),
-            kv_bits=options.kv_bits, kv_group_size=options.kv_group_size, process=self.sizes.base,
-        )  # fmt: skip
+        options = self._options_of(model.id)
+        return self.settings.room(options, model.context_length, process=self.sizes.base)
 
     def needs(self, config: dict[str, Any], weights: int) -> int:
         """Bytes that a model of this config and weight would take, loaded like those here."""

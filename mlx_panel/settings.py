@@ -21,6 +21,7 @@ import param
 from .engine_settings import EDITABLE, RELOAD, EngineSettings, Models, fitting, from_text, merged
 from .errors import InvalidParameter, SettingsError
 from .pool_settings import POOL_EDITABLE, PoolSettings, fitting_pool
+from .sizing import Room
 from .tuning import EngineOptions, Limit, Option, SourceName
 
 PREFIX = "MLX_SERVER_"
@@ -246,6 +247,14 @@ class Settings(EngineSettings, PoolSettings):
     def _source_of(self, name: str, model: str) -> SourceName:
         layers = (layer for layer in reversed(LAYERS) if name in self._tables.get(layer, {}).get(model, {}))
         return next(layers)
+
+    def room(self, options: EngineOptions, context_length: int, *, process: int = 0) -> Room:
+        """What a load must have room for: a model with these options that states this context (0: none)."""
+        context = min(self.plan_context, context_length or self.plan_context)
+        return Room(
+            context=context, batch=self.plan_batch, prefill_step=min(options.prefill_step, context),
+            kv_bits=options.kv_bits, kv_group_size=options.kv_group_size, process=process,
+        )  # fmt: skip
 
     def options_of(self, model: str) -> EngineOptions:
         """What a model's worker is given; `draft_model` is a name still."""

@@ -11,7 +11,7 @@ import param
 from ..parse.volatile import RULES
 from ..snapshot import Sample, Snapshot
 from .assets import module
-from .form import Form, FormView
+from .form import FormView, ValuesForm
 from .source import EngineState, Source
 
 
@@ -30,7 +30,7 @@ class EngineView(FormView):
     _esm = module("engine", "options", "fields")
 
 
-class EngineForm(Form):
+class EngineForm(ValuesForm):
     """A form of the engine's settings. What is saved holds at once, or from a model's next load on, and is kept."""
 
     view: EngineView
@@ -52,12 +52,10 @@ class EngineForm(Form):
             case {"do": "show", "model": str(model)}:
                 self.view.model = model
                 self.work(self._ask)
-            case {"do": "save", "values": dict(values)}:
-                self.work(partial(self._busy, partial(self._save, values)))
-            case {"do": "reset"}:
-                self.work(partial(self._busy, self._reset))
             case {"do": "reload", "model": str(model)}:
                 self.work(partial(self._reload, model))
+            case _:
+                super().act(message)
 
     async def _ask(self) -> None:
         model = self.view.model

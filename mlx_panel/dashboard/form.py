@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import param
@@ -30,3 +31,20 @@ class Form(Watching):
 
     def _confirm(self, text: str) -> None:
         self.view.param.update(saved={"text": text, "count": self.view.saved.get("count", 0) + 1}, notice={})
+
+
+class ValuesForm(Form):
+    """A form of values by name: some are saved, or all reset."""
+
+    def act(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"do": "save", "values": dict(values)}:
+                self.work(partial(self._busy, partial(self._save, values)))
+            case {"do": "reset"}:
+                self.work(partial(self._busy, self._reset))
+
+    async def _save(self, values: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    async def _reset(self) -> None:
+        raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ import param
 from ..snapshot import Sample, Snapshot
 from ..tuning import Option
 from .assets import module
-from .form import Form, FormView
+from .form import FormView, ValuesForm
 from .source import Source
 
 
@@ -26,7 +25,7 @@ class PoolFormView(FormView):
     _esm = module("pool_settings", "options", "fields")
 
 
-class PoolForm(Form):
+class PoolForm(ValuesForm):
     """A form of the pool's settings: how much models may take, who stays, who goes. What is saved holds at once."""
 
     view: PoolFormView
@@ -44,13 +43,6 @@ class PoolForm(Form):
             budget=snapshot.pool.budget,
             memory=snapshot.memory_limit,
         )
-
-    def act(self, message: dict[str, Any]) -> None:
-        match message:
-            case {"do": "save", "values": dict(values)}:
-                self.work(partial(self._busy, partial(self._save, values)))
-            case {"do": "reset"}:
-                self.work(partial(self._busy, self._reset))
 
     async def _ask(self) -> None:
         self._show(await self.source.pool_options())

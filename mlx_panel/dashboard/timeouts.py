@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import msgspec
 import param
 
 from ..messages import Limit
 from .assets import module
-from .form import Form, FormView
+from .form import FormView, ValuesForm
 from .source import Source
 
 
@@ -22,7 +19,7 @@ class TimeoutsView(FormView):
     _esm = module("timeouts")
 
 
-class Timeouts(Form):
+class Timeouts(ValuesForm):
     """A form of limits in seconds. Saved values hold for the very next request and stay after a restart."""
 
     view: TimeoutsView
@@ -32,13 +29,6 @@ class Timeouts(Form):
 
     def refresh(self) -> None:
         self.work(self._ask)
-
-    def act(self, message: dict[str, Any]) -> None:
-        match message:
-            case {"do": "save", "values": dict(values)}:
-                self.work(partial(self._busy, partial(self._save, values)))
-            case {"do": "reset"}:
-                self.work(partial(self._busy, self._reset))
 
     async def _ask(self) -> None:
         self._show_limits(await self.source.timeouts())

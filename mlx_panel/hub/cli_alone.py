@@ -19,7 +19,7 @@ import httpx
 from ..errors import Conflict, ServerUnreachable
 from ..library import ConvertOrder, Download, HubDetails, HubPage, HubQuery, LibraryModel, Task, Verdict
 from ..settings import Settings
-from ..sizing import Room, parse_limit, size
+from ..sizing import parse_limit, size
 from .api import Hub, hub_endpoint, told_offline
 from .cli_server import OverServer, find
 from .disk import Shelf, hub_cache
@@ -129,13 +129,7 @@ class Alone:
 
     def _needs(self, config: dict[str, object], weights: int) -> int:
         settings, shape = self._settings, shape_from(config, weights)
-        context = min(settings.plan_context, shape.context_length or settings.plan_context)
-        options = settings.options_of("")
-        room = Room(
-            context=context, batch=settings.plan_batch, prefill_step=min(options.prefill_step, context),
-            kv_bits=options.kv_bits, kv_group_size=options.kv_group_size,
-        )  # fmt: skip
-        return size(shape, room).total
+        return size(shape, settings.room(settings.options_of(""), shape.context_length)).total
 
     def _verdict(self, needed: int) -> Verdict:
         budget = parse_limit(self._settings.memory_limit, self._memory)
