@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+
+from .server import Running, running
 
 
 class HubProcess:
@@ -61,3 +64,14 @@ def fake_hub(
         process.terminate()
         process.wait(10)
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def serving(hub: HubProcess, folder: Path) -> Iterator[Running]:
+    """A server that takes this hub for the hub, and has no token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(name, raising=False)
+        with running(folder) as one:
+            yield one

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from .browser import Visit, browser
-from .fake_hub import HubProcess, fake_hub
+from .fake_hub import HubProcess, fake_hub, serving
 from .models import tiny_model
-from .server import Running, running
+from .server import Running
 from .test_doors import wait_for
 
 README = "# Tiny\n\n<script>window.pwned = 1</script> <img src=x onerror='window.pwned = 2'> is **small**.\n"
@@ -36,12 +36,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, hub: HubProcess) -> Iterator[Running]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", hub.url)
-        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        with running(tmp_path_factory.mktemp("page")) as one:
-            yield one
+    with serving(hub, tmp_path_factory.mktemp("page")) as one:
+        yield one
 
 
 @pytest.fixture

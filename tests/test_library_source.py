@@ -18,9 +18,9 @@ from mlx_panel.dashboard.remote import Remote
 from mlx_panel.errors import Conflict, HubModelNotFound, HubRefused, InvalidParameter, NotFound
 from mlx_panel.library import ConvertOrder, Download, HubModel, HubQuery, ImportOrder, LibraryModel
 
-from .fake_hub import HubProcess, fake_hub
+from .fake_hub import HubProcess, fake_hub, serving
 from .models import tiny_model
-from .server import Running, running
+from .server import Running
 from .test_dashboard import tell, turn
 
 Answer = TypeVar("Answer")
@@ -121,12 +121,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, hub: HubProcess) -> Iterator[Running]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", hub.url)
-        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        with running(tmp_path_factory.mktemp("library")) as one:
-            yield one
+    with serving(hub, tmp_path_factory.mktemp("library")) as one:
+        yield one
 
 
 @pytest.fixture
