@@ -1,34 +1,39 @@
 """What flows through the house: frozen msgspec structs, and nothing that acts.
 
 Commands go from the server to a worker, events and reports come back; both travel as msgpack over ZeroMQ.
-`AuditRecord` is the one row a request leaves. Nothing here imports another layer; `request.py` holds what a model is
-asked for, `tuning.py` an engine's options.
+`record.py` holds what is kept of a request, `request.py` what a model is asked for, `tuning.py` an engine's options;
+nothing here imports another layer.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from .request import EmbedRequest, GenerateRequest, Role, StructureKind
+from .record import AuditDetail as AuditDetail
+from .record import AuditRecord as AuditRecord
+from .record import BackendType as BackendType
+from .record import Neighbour, Span
+from .record import PoolEvent as PoolEvent
+from .record import Status as Status
+from .request import EmbedRequest, GenerateRequest
 from .request import Function as Function
 from .request import Message as Message
 from .request import PastToolCall as PastToolCall
+from .request import Role as Role
 from .request import Sampling as Sampling
 from .request import Structure as Structure
+from .request import StructureKind as StructureKind
 from .request import Thinking as Thinking
 from .request import Tool as Tool
 from .request import Tools as Tools
-from .tuning import CacheFigures, CacheOutcome, CacheReport, EngineOptions
+from .tuning import CacheFigures, CacheReport, EngineOptions
 from .tuning import Limit as Limit
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 StageName = Literal["queued", "prefill", "decode"]
-Status = Literal["success", "error", "timeout", "cancelled", "rejected"]
 ModelKind = Literal["text", "embedding"]
-BackendType = Literal["local", "openai", "anthropic"]
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -196,7 +201,25 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
     usage: Usage = Usage()
 
 
-Event = Stage | CacheReport | Echo | Text | Reasoning | ToolCall | Done | Embedded | Failed | Cancelled
+class Trace(msgspec.Struct, frozen=True, tag=True):
+    """Where a request's time in the worker went, told once, in the frame of its last event or before.
+
+    `spans` count from when the worker took the request. `blocks` are the prompt's keyed hashes (`record.AuditDetail`), empty without a key.
+    Milliseconds; `batch` is the mean number of answers in its decode steps.
+    """
+
+    id: str
+    spans: tuple[Span, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    saved_ms: float = 0.0
+    batch: float = 0.0
+    block_tokens: int = 0
+    blocks: bytes = b""
+
+
+Event = (
+    Trace | Stage | CacheReport | Echo | Text | Reasoning | ToolCall | Done | Embedded | Failed | Cancelled
+)
 
 
 # --- worker -> server: reports -----------------------------------------------------------------------------
@@ -318,47 +341,6 @@ class LocalModel(msgspec.Struct, frozen=True):
     created: int
     source: str = "folder"
     kind: ModelKind = "text"
-
-
-# --- the audit row -----------------------------------------------------------------------------------------
-
-
-class AuditRecord(msgspec.Struct, frozen=True):
-    """The one row a request leaves. No field can hold text of a request or an answer (DESIGN: privacy).
-
-    `timestamp` is when the request arrived, aware, UTC. Durations are milliseconds, None where a phase was not
-    reached. `choices` are the answers or vectors asked for. `model_requested` is the name asked for when it is known to the server, else "unknown".
-    """
-
-    request_id: str
-    timestamp: datetime
-    endpoint: str
-    dialect: str
-    status: Status
-    http_status: int
-    model_requested: str | None = None
-    model_used: str | None = None
-    backend_type: BackendType | None = None
-    stream: bool = False
-    error_type: str | None = None
-    queue_ms: float | None = None
-    load_ms: float | None = None
-    ttft_ms: float | None = None
-    duration_ms: float = 0.0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    total_tokens: int = 0
-    finish_reason: str | None = None
-    caller: str | None = None
-    cache_outcome: CacheOutcome | None = None
-    cache_diverged_at: int | None = None
-    cache_role: Role | None = None
-    choices: int = 1
-    tool_calls: int = 0
-    broken_tool_calls: int = 0
-    structure: StructureKind | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode

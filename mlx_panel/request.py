@@ -137,7 +137,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     `tool_dialect` and `reasoning_style` name what the answer is read with instead of the model's own ("" leaves those),
     `context_length` caps prompt and answer together (0: the model's). With `cut_to_context` a `max_tokens` that nobody
     asked for is cut to what the context leaves. A request of `priority` "low" starts after all others that wait, but for
-    a bound (`engine/queue.py`).
+    a bound (`engine/queue.py`). With a `block_key` the prompt's blocks are hashed with it for the audit log.
     """
 
     id: str
@@ -164,6 +164,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag=True):
     context_length: int = 0
     cut_to_context: bool = False
     priority: Literal["normal", "low"] = "normal"
+    block_key: bytes = b""
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, tag=True):
