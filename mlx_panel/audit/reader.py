@@ -19,14 +19,14 @@ Answer = TypeVar("Answer")
 
 
 class AuditReader:
-    """Asks `queries` off the loop, one question at a time. Close it before the store.
+    """Asks the log off the loop, two questions at a time. Close it before the store.
 
     An answer holds every row put before the question, unless the disk keeps the writer waiting for over a second.
     """
 
     def __init__(self, store: AuditStore) -> None:
         self._store = store
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit-reader")
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="audit-reader")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -34,22 +34,23 @@ class AuditReader:
 
     async def page(self, **filters: Any) -> AuditPage:
         """`queries.page` with these keyword arguments. Raises InvalidParameter or AuditError."""
-        return await self._ask(lambda cursor: queries.page(cursor, **filters))
+        return await self.ask(lambda cursor: queries.page(cursor, **filters))
 
     async def totals(self, **filters: Any) -> dict[str, int]:
         """`queries.totals`."""
-        return await self._ask(lambda cursor: queries.totals(cursor, **filters))
+        return await self.ask(lambda cursor: queries.totals(cursor, **filters))
 
     async def recent_ttft(self, seconds: float = 60.0) -> float | None:
         """`queries.recent_ttft`, milliseconds."""
-        return await self._ask(lambda cursor: queries.recent_ttft(cursor, seconds))
+        return await self.ask(lambda cursor: queries.recent_ttft(cursor, seconds))
 
     def close(self) -> None:
         """Wait for the question being answered and drop those that wait. Blocks: on a loop, use a thread."""
         self._closed = True
         self._executor.shutdown(cancel_futures=True)
 
-    async def _ask(self, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+    async def ask(self, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+        """What `question` makes of a cursor of its own, in a thread of the reader. Raises AuditError."""
         if self._closed:
             raise AuditError("The audit log is closed.")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._answer, question)
