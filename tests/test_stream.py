@@ -417,7 +417,7 @@ def test_a_client_that_does_not_read_grows_nothing_and_delays_nobody(serve: Any)
 
     No faster: what comes within one turn of a busy loop must fit `ROOM`, or the stream is lost at once.
     """
-    server: Running = serve(timeout_write_seconds=25)
+    server: Running = serve(timeout_write_seconds=12)
     scripted(
         server.folder, "flood", text="x" * 20_000, repeat=8000, step_seconds=0.004, context_length=100_000
     )

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.resources import files
-from operator import attrgetter
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
 from ..errors import AuditError, AuditLocked
-from ..messages import AuditRecord
-
-COLUMNS = AuditRecord.__struct_fields__
+from .rows import Batch, Entry, pieces
+from .schema import TABLES, migrate
 
 # One thread and little memory: cores and memory belong to the models. No extension is ever fetched, and SQL cannot
 # reach Python's variables.
@@ -29,9 +25,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 UNUSABLE = (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException)
-
-_values = attrgetter(*COLUMNS)
-_TIMESTAMP = COLUMNS.index("timestamp") + 1
 
 
 class Database:
@@ -228,34 +221,6 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Apply the migrations the file does not have yet, all or none; on an error, close the connection.
-
-    Raises AuditError for a file of a newer version, and what DuckDB raises.
-    """
-    connection.begin()
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL, applied TIMESTAMP NOT NULL)"
-    )
-    (current,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0]
-    known = dict(migrations())
-    if current > max(known):
-        raise AuditError("The audit log was written by a newer version of mlx-panel.")
-    for version in filter(lambda version: version > current, known):
-        connection.execute(known[version])
-        connection.execute("INSERT INTO schema_version VALUES (?, ?)", [version, _naive(datetime.now(UTC))])
-    connection.commit()
-
-
-def migrations() -> Iterator[tuple[int, str]]:
-    """Version and SQL of every migration, in order."""
-    found = [
-        file for file in files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql")
-    ]
-    for file in sorted(found, key=lambda file: file.name):
-        yield int(file.name.removesuffix(".sql")), file.read_text(encoding="utf-8")
-
-
 def _unopened(path: Path, error: Exception) -> AuditError:
     if "Could not set lock" not in str(error):
         return AuditError(f"{path} cannot be opened as an audit log ({type(error).__name__}).")
@@ -263,15 +228,3 @@ def _unopened(path: Path, error: Exception) -> AuditError:
     if holder is None:
         return AuditLocked(f"{path} is in use by another process.")
     return AuditLocked(f"{path} is in use by process {holder[1]}.", pid=int(holder[1]))
-
-
-def _row(row_id: int, record: AuditRecord) -> tuple:
-    values = (row_id, *_values(record))
-    return (*values[:_TIMESTAMP], _naive(record.timestamp), *values[_TIMESTAMP + 1 :])
-
-
-def _naive(moment: datetime) -> datetime:
-    """The moment in UTC without its zone, as the file holds it."""
-    if moment.tzinfo is None:
-        raise ValueError("a timestamp without a zone")
-    return moment.astimezone(UTC).replace(tzinfo=None)
