@@ -7,12 +7,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from ..errors import AuditError, AuditLocked
+from . import kept
 from .rows import Batch, Entry, pieces
-from .schema import TABLES, migrate
+from .schema import migrate
+from .shrink import shrunk
+from .storage import Shrunk
 
 # One thread and little memory: cores and memory belong to the models. No extension is ever fetched, and SQL cannot
 # reach Python's variables.
@@ -24,7 +28,19 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": False,
 }
 
+INSTEAD = (
+    "DuckDB lets one process have the file. While a server has it, ask that server: `mlx-panel audit`, the export of "
+    "`GET /v1/admin/audit-logs/export`, or `mlx_panel.connect(url)` in Python."
+)
 UNUSABLE = (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException)
+
+
+class _Doubt(NamedTuple):
+    """A commit of which it is not known whether it reached the file, and how many events that had before."""
+
+    entries: int
+    rows: int
+    events: int
 
 
 class Database:
@@ -37,33 +53,44 @@ class Database:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        self.next_id = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
-        self._next_id = 0
-        self._in_doubt = False
+        self._doubt: _Doubt | None = None
         self._opened: tuple[int, int] | None = None
         self._mine = 0
         self.moves = self.lost = 0
+        self.shrunk: Shrunk | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "open"
         return f"<Database {self.path.name} {state}>"
 
-    def open(self) -> None:
-        """Open or create the file and bring its schema up to date. Raises AuditLocked or AuditError."""
+    def open(self, *, shrink: bool = False) -> None:
+        """Open or create the file and bring its schema up to date. Raises AuditLocked or AuditError.
+
+        With `shrink`, a file that is mostly free space is written anew first; `shrunk` says so.
+        """
+        self._connect()
+        if shrink and self._connection is not None and (done := shrunk(self._connection, self.path)):
+            self.shrunk = done
+            self._disconnect()
+            self._connect()
+        self._keep_private()
+
+    def _connect(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = duckdb.connect(str(self.path), config=CONFIG)
             migrate(self._connection)
-            self._next_id = self._last_id() + 1
             self._take_in()
+            self.next_id = self._last_id() + 1
             self._opened = _identity(self.path)
         except (OSError, duckdb.Error) as error:
             self._disconnect()
-            raise _unopened(self.path, error) from error
+            raise unopened(self.path, error) from error
         except AuditError:
             self._disconnect()
             raise
-        self._keep_private()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A cursor of one's own, for one thread. Close it: until then the file stays locked."""
@@ -72,26 +99,26 @@ class Database:
             raise AuditError("The audit log is not open.")
         return connection.cursor()
 
-    def append(self, records: Sequence[AuditRecord]) -> int:
-        """Store `records` in one commit; return how many of them, counted from the front, the file now holds.
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Store `entries` in one commit; return how many of them, counted from the front, the file now holds.
 
-        A commit that fails may still have reached the file. Give the same records again, more behind them or not:
-        the call looks first what is there, and may then return less than all. Raises what DuckDB raises, and
-        ValueError for a timestamp without a zone.
+        Requests get the ids from `next_id` on. A commit that fails may still have reached the file. Give the same
+        entries again, more behind them or not: the call looks first what is there, and may then return less than all.
+        Raises what DuckDB raises, and what `rows.Batch` does for a row that breaks a rule.
         """
-        if self._in_doubt and (stored := self._settle()):
+        if self._doubt is not None and (stored := self._settle(self._doubt)):
             return stored
         if self._connection is None:
             self.open()
         elif self._gone():
             self._follow()
-        rows = [_row(self._next_id + number, record) for number, record in enumerate(records)]
-        self._in_doubt = True
-        self._commit(rows)
-        self._in_doubt = False
-        self._next_id += len(rows)
-        self._mine += len(rows)
-        return len(rows)
+        batch = Batch(self.next_id, entries)
+        self._doubt = _Doubt(len(entries), len(batch.audit), self._count_events() if batch.events else 0)
+        self._commit(batch)
+        self._doubt = None
+        self.next_id += len(batch.audit)
+        self._mine += len(batch.audit)
+        return len(entries)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and unlock it.
@@ -106,31 +133,39 @@ class Database:
         finally:
             self._disconnect()
 
-    def _commit(self, rows: list[tuple]) -> None:
+    def _commit(self, batch: Batch) -> None:
         with contextlib.closing(self.cursor()) as cursor:
-            appender = cursor.appender("audit")
-            try:
-                appender.append_rows(rows)
-                appender.flush()
-            finally:
-                appender.clear()  # what a failure left in it must not come up again
+            cursor.begin()
+            for table, rows, size in batch.tables():
+                appender = cursor.appender(table)
+                try:
+                    for _, piece in pieces(rows, size):
+                        appender.append_rows(piece)
+                    appender.flush()
+                finally:
+                    appender.clear()  # what a failure left in it must not come up again
+            cursor.commit()
         self._keep_private()
 
-    def _settle(self) -> int:
-        """How many rows of a commit in doubt are in the file. Opens it anew if DuckDB has given up on it."""
-        expected = self._next_id
+    def _settle(self, doubt: _Doubt) -> int:
+        """How many entries of a commit in doubt are in the file. Opens it anew if DuckDB has given up on it."""
+        expected = self.next_id
         try:
-            self._next_id = self._last_id() + 1
+            last = self._last_id()
         except (AuditError, *UNUSABLE):
             if self._gone():
                 self._follow(readable=False)
                 return 0
             self._disconnect()
             self.open()
-        self._in_doubt = False
-        stored = self._next_id - expected
-        self._mine += stored
-        return stored
+            last = self._last_id()
+        # All of it is there, or nothing: it was one transaction.
+        landed = last >= expected if doubt.rows else self._count_events() > doubt.events
+        self._doubt, self.next_id = None, last + 1
+        if not landed:
+            return 0
+        self._mine += doubt.rows
+        return doubt.entries
 
     def _gone(self) -> bool:
         """Whether what is open was deleted, moved away or replaced."""
@@ -139,7 +174,7 @@ class Database:
     def _follow(self, *, readable: bool = True) -> None:
         """Open what is at `path` now, or create it, with the rows of the file that was open if that is readable."""
         self.moves += 1
-        self._opened, self._in_doubt = None, False
+        self._opened, self._doubt = None, None
         if not (readable and self._keep_rows()):
             self.lost += self._mine
             self._mine = 0
@@ -152,48 +187,38 @@ class Database:
 
     def _keep_rows(self) -> bool:
         """Copy the rows into a file beside the log, from which `open` takes them; False where that cannot be."""
-        copy = self._beside(".copy")
         try:
-            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy.unlink(missing_ok=True)
             with contextlib.closing(self.cursor()) as cursor:
-                cursor.execute(f"ATTACH {_quoted(copy)} AS kept")
-                os.chmod(copy, 0o600)
-                cursor.execute("CREATE TABLE kept.audit AS SELECT * FROM audit ORDER BY id")
-                cursor.execute("DETACH kept")
+                kept.keep(cursor, self._beside(".copy"))
             # Under this name it is complete, also after a crash.
-            os.replace(copy, self._beside(".kept"))
+            os.replace(self._beside(".copy"), self._beside(".kept"))
         except (OSError, duckdb.Error, AuditError):
             return False
         return True
 
     def _take_in(self) -> None:
         """Append the rows kept from a file that is gone, but for those that are here already."""
-        kept = self._beside(".kept")
-        if not kept.exists():
-            return
-        with contextlib.closing(self.cursor()) as cursor:
-            cursor.execute(f"ATTACH {_quoted(kept)} AS kept (READ_ONLY)")
-            # An older version may have kept them, without the columns that came since.
-            known = {row[0] for row in cursor.execute("DESCRIBE kept.audit").fetchall()}
-            names = ", ".join(f'"{name}"' for name in COLUMNS if name in known)
-            cursor.execute(
-                f"INSERT INTO audit (id, {names}) SELECT $first + row_number() OVER (ORDER BY id) - 1, {names} "
-                "FROM kept.audit AS k WHERE NOT EXISTS (FROM audit AS a WHERE a.request_id = k.request_id "
-                'AND a."timestamp" = k."timestamp") ORDER BY id',
-                {"first": self._next_id},
-            )
-            cursor.execute("DETACH kept")
-        kept.unlink()
-        self._next_id = self._last_id() + 1
+        if self._beside(".kept").exists():
+            with contextlib.closing(self.cursor()) as cursor:
+                kept.take_in(cursor, self._beside(".kept"), self._last_id() + 1)
+            self._beside(".kept").unlink()
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
 
     def _last_id(self) -> int:
+        """The highest id that a request ever got, also when its row is gone by now."""
+        # The row itself, not max(id): DuckDB takes that from figures that a commit which failed leaves wrong.
+        stored = self._number("SELECT id FROM audit ORDER BY id DESC LIMIT 1")
+        return max(stored, self._number("SELECT last_id FROM serial"))
+
+    def _count_events(self) -> int:
+        return self._number("SELECT count(*) FROM pool_event")
+
+    def _number(self, question: str) -> int:
         with contextlib.closing(self.cursor()) as cursor:
-            (last,) = cursor.execute("SELECT coalesce(max(id), 0) FROM audit").fetchall()[0]
-        return last
+            rows = cursor.execute(question).fetchall()
+        return rows[0][0] if rows else 0
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -217,14 +242,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
-def _unopened(path: Path, error: Exception) -> AuditError:
+def unopened(path: Path, error: Exception) -> AuditError:
+    """What it means that DuckDB could not open the file."""
     if "Could not set lock" not in str(error):
         return AuditError(f"{path} cannot be opened as an audit log ({type(error).__name__}).")
     holder = re.search(r"PID (\d+)", str(error))
     if holder is None:
-        return AuditLocked(f"{path} is in use by another process.")
-    return AuditLocked(f"{path} is in use by process {holder[1]}.", pid=int(holder[1]))
+        return AuditLocked(f"{path} is in use by another process. {INSTEAD}")
+    return AuditLocked(f"{path} is in use by process {holder[1]}. {INSTEAD}", pid=int(holder[1]))
