@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from .errors import InvalidParameter
-from .record import AuditRecord, BackendType, Neighbour, Span, Status
+from .record import AuditRecord, BackendType, KnownName, Neighbour, RequestId, Span, Status
 
 RANGES = {
     "1h": timedelta(hours=1),
@@ -304,9 +304,27 @@ class Rows(msgspec.Struct, frozen=True):
     total: int | None = None
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """A neighbour's own row: it arrived `at_ms` after the request that is looked at (before it: negative) and took
+    `duration_ms`; `spans` are those of it that lie within the other's time, on the other's clock."""
+
+    id: int
+    request_id: RequestId
+    at_ms: float
+    duration_ms: float
+    model: KnownName | None = None
+    status: Status = "success"
+    spans: tuple[Span, ...] = ()
+
+
 class RequestView(msgspec.Struct, frozen=True):
-    """One request with where its time went, oldest span first. `shares` are milliseconds of its duration by what they
-    went into, and `sentence` says the most of it in words."""
+    """One request with where its time went, oldest span first; those of kind "send" go on beside the others.
+
+    `shares` are milliseconds of its duration by what they went into (`audit/shares.py`), and `sentence` says the most of
+    it in words. `beside` are the neighbours whose rows are in the log. `same` are the numbers of the rows about it with
+    its request id, newest first, `before` and `after` those of the model requests stored next to it. Keyed hashes of its
+    prompt are not shown: `hashed` counts them.
+    """
 
     id: int
     record: AuditRecord
@@ -314,3 +332,8 @@ class RequestView(msgspec.Struct, frozen=True):
     neighbours: tuple[Neighbour, ...] = ()
     shares: dict[str, float] = {}
     sentence: str = ""
+    beside: tuple[Beside, ...] = ()
+    same: tuple[int, ...] = ()
+    before: int | None = None
+    after: int | None = None
+    hashed: int = 0
