@@ -1,13 +1,5 @@
-// Links from page to page. Where the server is mounted is seen from the address, so a prefix needs no setting. Where there
-// is no room for all of them side by side they open below the title of the page one is on.
-
-/** The address of a page, `path` "/" or "/name", seen from the page `here`. */
-function address(path, here, linked) {
-  if (linked === "query") return path === "/" ? location.pathname : `${location.pathname}?page=${path.slice(1)}`
-  const base = location.pathname.replace(/\/$/, "")
-  const root = here === "/" ? base : base.slice(0, -here.length)
-  return root + path
-}
+// Links from page to page. Where there is no room for all of them side by side they open below the title of the page one
+// is on.
 
 function links(model) {
   return h("nav", {"aria-label": "Pages"}, ...Object.entries(model.pages).map(([path, title]) => h("a", {href: address(path, model.here, model.linked),

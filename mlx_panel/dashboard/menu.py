@@ -17,7 +17,7 @@ class Menu(pn.custom.JSComponent):
     pages = param.Dict(default={}, doc="Titles by path.")
     linked: Any = param.Selector(default="paths", objects=["paths", "query"])
 
-    _esm = module("menu")
+    _esm = module("menu", "links")
 
     def __init__(self, here: str, pages: dict[str, str], linked: str = "paths"):
         super().__init__(here=here, pages=pages, linked=linked, height=36, margin=(0, 4))
