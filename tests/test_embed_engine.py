@@ -406,6 +406,19 @@ def test_large_requests_take_turns(engine: EmbedEngine) -> None:
     run(engine)
 
 
+def test_where_its_time_went(engine: EmbedEngine) -> None:
+    engine.add(EmbedRequest("one", "", ("the cat sat",) * 3))
+    done = next(event for event in run(engine) if isinstance(event, Embedded))
+    (trace,) = engine.traces()
+    assert [span.kind for span in trace.spans] == ["queue", "tokenise", "prefill"]
+    assert trace.spans[-1].tokens == done.usage.prompt_tokens == 15
+    assert trace.spans[2].at_ms == pytest.approx(trace.spans[1].at_ms + trace.spans[1].ms, abs=0.01)
+    engine.add(EmbedRequest("two", "", ("the cat",)))
+    engine.cancel("two")
+    run(engine)
+    assert [(one.id, one.spans[0].kind) for one in engine.traces()] == [("two", "queue")]
+
+
 def test_a_pass_has_something_of_every_request() -> None:
     jobs = [
         Job(EmbedRequest(id, "", ((1, 2),) * count), LIMIT) for id, count in (("a", 9), ("b", 1), ("c", 2))

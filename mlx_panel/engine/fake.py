@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,15 +31,19 @@ from ..messages import (
     GenerateRequest,
     Memory,
     ModelInfo,
+    Origin,
     Stage,
     TokenLogprob,
+    Trace,
 )
 from ..parse import detect, reasoning
 from ..parse.answer import answer
 from ..parse.pieces import Parser
 from ..tuning import CacheFigures, CacheReport, CacheTier, EngineOptions
+from .phases import Phases
 from .prompt import Prompt, fit
 from .row import Row, Tally
+from .timeline import NOWHERE
 
 FILE = "fake.json"
 SHORTEST_STEP = 0.01
@@ -63,6 +68,8 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       they come with `eager`, else when they are complete.
     - `context_length`: prompt and answer together. `weights_bytes`: what it claims to hold in memory.
     - `chat_template`: what it claims to have.
+    - `careless`: it prints what it is asked, which goes into the workers' log. No engine may: it is for trying whether the
+      privacy proof notices.
     """
 
     text: str = "The quick brown fox jumps over the lazy dog."
@@ -83,6 +90,7 @@ class FakeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_length: int = 4096
     weights_bytes: int = 0
     chat_template: bool = True
+    careless: bool = False
 
 
 class _Words:
@@ -136,6 +144,8 @@ class FakeEngine:
         self._rows: list[Row] = []
         self._due: dict[str, float] = {}
         self._untold: list[Event] = []
+        self._phases = Phases()
+        self._traces: list[Trace] = []
         self._knows = False
         self._figures = CacheFigures()
         self.info = self._describe()
@@ -151,15 +161,19 @@ class FakeEngine:
     def busy(self) -> bool:
         return bool(self._rows or self._untold)
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest, origin: Origin = NOWHERE) -> None:
+        taken = self._phases.now()
         if request.id in self.ids:
             raise Conflict("A request with this id is running.")
         field = "prompt" if request.messages is None else "messages"
         words = _words(request)
         if not words:
             raise EmptyPrompt(field=field)
+        if self.spec.careless:
+            print(*words, file=sys.stderr, flush=True)
         limit = self.spec.context_length
         room = fit(len(words), request, min(limit, self.options.context_length or limit), field)
+        self._phases.began(request.id, taken, origin)
         tally = Tally(request.n)
         for index in range(request.n):
             prompt = Prompt([0] * len(words), room)
@@ -177,14 +191,16 @@ class FakeEngine:
     def step(self) -> list[Event]:
         events, self._untold = self._untold, []
         rows = self._rows[: self.options.max_batch]
-        if not rows:
-            return events
-        self.steps += 1
+        self.steps += bool(rows)
         for row in rows:
             events += self._move(row) if row in self._rows else []
-        # A step without an event (a stall) must not spin.
-        time.sleep(self.spec.step_seconds if events else max(self.spec.step_seconds, SHORTEST_STEP))
+        if rows:  # a step without an event (a stall) must not spin
+            time.sleep(self.spec.step_seconds if events else max(self.spec.step_seconds, SHORTEST_STEP))
+        self._traces = self._phases.ended(events)
         return events
+
+    def traces(self) -> list[Trace]:
+        return self._traces
 
     def tune(self, options: EngineOptions) -> None:
         self.options = self.options.tuned(options)
@@ -236,12 +252,14 @@ class FakeEngine:
             self._forget(row.id)
             return [Failed(row.id, GenerationFailed.code, row.usage())]
         self._end_process(row)
+        self._phases.turned(row.id, "decode")
         return self._say(row)
 
     def _prefill(self, row: Row) -> list[Event]:
         total = len(row.prompt.tokens)
         self._due[row.id] = time.monotonic() + self.spec.prefill_seconds
         self.prompt_tokens += total
+        self._phases.turned(row.id, "prefill", total if row.index == 0 else 0)
         events: list[Event] = [] if self.spec.cached is None else [self._recall(row, total)]
         row.position = total - 1
         events.append(row.prefill())

@@ -18,9 +18,10 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from ..errors import ModelLoadFailed
-from ..messages import Beat, Cancelled, Event, Memory, Reasoning, Text, ToolCall
+from ..messages import Beat, Cancelled, Event, Memory, Origin, Reasoning, Text, ToolCall, Trace
 from ..tuning import EngineOptions
 from .protocol import AnyEngine
+from .timeline import NOWHERE
 
 VARIABLE = "MLX_SERVER_FAULTS"
 # Memory is taken in so many steps; a stalled engine looks for commands so often, seconds.
@@ -160,8 +161,11 @@ class Faulty:
     def ids(self) -> tuple[str, ...]:
         return self.engine.ids
 
-    def add(self, request: Any) -> None:
-        self.engine.add(request)
+    def add(self, request: Any, origin: Origin = NOWHERE) -> None:
+        self.engine.add(request, origin)
+
+    def traces(self) -> list[Trace]:
+        return [] if self._stalls else self.engine.traces()
 
     def cancel(self, id: str) -> bool:
         there = self.engine.cancel(id)

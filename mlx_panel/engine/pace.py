@@ -45,6 +45,11 @@ class Pace:
         """What a decode step takes; 0 while unknown."""
         return median(self._steps) if self._steps else 0.0
 
+    @property
+    def token_seconds(self) -> float:
+        """What a prompt token takes; 0 while unknown."""
+        return median(self._costs) if self._costs else 0.0
+
     def chunk(self, *, decoding: bool) -> int:
         """The most prompt tokens of the next pass; 0 while running answers are owed their share first."""
         if not decoding:

@@ -19,6 +19,7 @@ from .prefix.cache import Match, PrefixCache
 from .prefix.explain import Span
 from .queue import PromptQueue, Space
 from .row import Row
+from .timeline import Timeline
 
 
 class Progress(NamedTuple):
@@ -38,7 +39,7 @@ class Prefill:
     """The prompts under way; `shape` says what a sequence takes in KV caches, nothing while unknown.
 
     `report(row, match)` says what the prefix cache did for a row, `spans(row)` where its messages lie; `started()` is
-    called when rows have begun, before anything is computed for them.
+    called when rows have begun, before anything is computed for them. What is done is noted in `timeline`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Prefill:
         report: Callable[[Row, Match | None], CacheReport],
         spans: Callable[[Row], Sequence[Span]],
         started: Callable[[], None] = lambda: None,
+        timeline: Timeline | None = None,
     ):
         self.queue = PromptQueue()
         self.pace = Pace(options)
@@ -57,6 +59,7 @@ class Prefill:
         self._report = report
         self._spans = spans
         self._started = started
+        self._timeline = timeline or Timeline()
         self._budget = 0
         self.shape = Shape(weights=0)
 
@@ -101,6 +104,7 @@ class Prefill:
         at_end = [row for row in rows if not row.left]
         running = self._together([row for row in rows if row.left])
         before = sum(row.prefilled for row in rows)
+        noted, places = self._timeline.now(), [row.position for row in running]
         at = time.perf_counter()
         width, caches = self._run(running) if running else (0, [])
         seconds = 0.0
@@ -108,6 +112,8 @@ class Prefill:
             mx.eval([cache.state for cache in caches])
             seconds = time.perf_counter() - at
             self.pace.prefilled(width, seconds)
+        told = [(row.id, row.position - place) for row, place in zip(running, places, strict=True)]
+        self._timeline.passed(noted, told, waited=wait)
         ready = [Ready([row], row.caches, False) for row in at_end]
         ended = [row for row in running if not row.left]
         if ended:
@@ -131,6 +137,13 @@ class Prefill:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _start(self, row: Row) -> CacheReport:
+        began = self._timeline.now()
+        report = self._restore(row)
+        if report.outcome != "off":
+            self._timeline.restored(row.id, began, row.position)
+        return report
+
+    def _restore(self, row: Row) -> CacheReport:
         prefix = self._prefix_of(row)
         if prefix is None:
             row.restored(self._roomy_caches(row), 0)

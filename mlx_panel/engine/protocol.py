@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ..messages import Beat, Blas, Event, Memory, ModelInfo
+from ..messages import Beat, Blas, Event, Memory, ModelInfo, Origin, Trace
 from ..tuning import EngineOptions
+from .timeline import NOWHERE
 
 
 class AnyEngine(Protocol):
@@ -28,11 +29,14 @@ class AnyEngine(Protocol):
     def ids(self) -> tuple[str, ...]:
         """The requests that wait or run."""
 
-    def add(self, request: Any) -> None:
-        """Queue a request; raises an error of the BadRequest family, or Conflict for an id that still runs."""
+    def add(self, request: Any, origin: Origin = NOWHERE) -> None:
+        """Queue a request that came from there; raises an error of the BadRequest family, or Conflict for an id that still runs."""
 
     def step(self) -> list[Event]:
         """One token for every running request, part of a prompt for others; the events that came of it."""
+
+    def traces(self) -> list[Trace]:
+        """Where the time of the requests that ended in the last step went."""
 
     def cancel(self, id: str) -> bool:
         """Drop a request before the next step, which then yields `Cancelled`; False when it is not there."""

@@ -10,12 +10,14 @@ import msgspec
 
 from ..errors import ClientGone, Draining, MlxPanelError, QueueFull, Timeout, status_of
 from ..messages import (
+    AuditDetail,
     AuditRecord,
     BackendType,
     Done,
     Embedded,
     Event,
     Failed,
+    GenerateRequest,
     Reasoning,
     Role,
     Stage,
@@ -23,11 +25,15 @@ from ..messages import (
     StructureKind,
     Text,
     ToolCall,
+    Trace,
     Usage,
 )
 from ..tuning import CacheReport
+from .passage import Passage, sums
 
 UNKNOWN = "unknown"
+NO_TRACE = Trace("")
+ROLES = frozenset(get_args(Role))
 
 
 class Ledger:
@@ -42,7 +48,10 @@ class Ledger:
         self.backend_type: BackendType | None = None
         self.stream = False
         self.finish_reason: str | None = None
-        self.spoken = 0  # tokens of the answer so far: an attribute, as each piece writes it
+        self.preset: str | None = None
+        self.alias: str | None = None
+        self.spoken = 0  # tokens of the answer so far
+        self.passage = Passage(request_id, self.arrived)
         self.cache: CacheReport | None = None
         self.choices = 1
         self.tool_calls = self.broken_tool_calls = 0
@@ -52,6 +61,9 @@ class Ledger:
         self._submitted: float | None = None
         self._prefill: float | None = None
         self._first: float | None = None
+        self._opening = 0  # tokens of the first piece
+        self._last = self._gap = 0.0  # when the last piece came, and the longest time between two
+        self._asked: GenerateRequest | None = None
 
     @property
     def ttft(self) -> float | None:
@@ -61,11 +73,27 @@ class Ledger:
     @property
     def usage(self) -> Usage:
         """What all requests of the body took together, as far as it is known."""
+        if len(self._usages) == 1:
+            return next(iter(self._usages.values()))
         names = Usage.__struct_fields__
         return Usage(*(sum(getattr(usage, name) for usage in self._usages.values()) for name in names))
 
-    def loaded(self, model: str, waited: float) -> None:
-        """A worker for the model is leased; `waited` seconds went into getting it."""
+    def asks(self, request: GenerateRequest) -> None:
+        """What the model is asked, or the first of several prompts."""
+        self._asked = request
+
+    def heard(self, tokens: int, now: float) -> None:
+        """More of the answer came. This runs for each token."""
+        gap = now - self._last
+        if gap > self._gap:
+            self._gap = gap
+        self._last = now
+        self.spoken += tokens
+
+    def loaded(self, model: str, waited: float, started: float = 0.0) -> None:
+        """A worker for the model is leased; `waited` seconds went into getting it, whose process began to load it at
+        `started` (monotonic)."""
+        self.passage.leased(started)
         self.model_used = model
         self.backend_type = "local"
         self._load = waited
@@ -80,13 +108,21 @@ class Ledger:
             self.cache = self.cache or event
             self._count(event.id, cached_tokens=event.cached_tokens)
         elif isinstance(event, Text | Reasoning | ToolCall):
-            self._first = self._first or now
-            self.spoken += event.tokens
+            self._began(event.tokens, now)
+        elif isinstance(event, Trace):
+            self.passage.traced(event)
         elif isinstance(event, Done):
             self._first = self._first or now
             self._done(event)
         elif isinstance(event, Embedded) or (isinstance(event, Failed) and event.usage.total_tokens):
             self._usages[event.id] = event.usage
+
+    def _began(self, tokens: int, now: float) -> None:
+        """A piece of the answer, which may be its first."""
+        if self._first is None:
+            self._first = self._last = now
+            self._opening = tokens
+        self.heard(tokens, now)
 
     def _done(self, event: Done) -> None:
         """A choice is complete; of several, the reason of the last one stands."""
@@ -100,6 +136,7 @@ class Ledger:
         self._usages[id] = msgspec.structs.replace(self._usages.get(id, Usage()), **counts)
 
     def _started(self, event: Stage, now: float) -> None:
+        self.passage.staged(event, now)
         if event.stage != "queued":
             self._prefill = self._prefill or now
             if event.total:
@@ -109,21 +146,54 @@ class Ledger:
         """The audit row, with what is known now."""
         usage = self.usage
         spoken = max(usage.completion_tokens, self.spoken)
-        waiting = (
-            None
-            if self._submitted is None
-            else (self._prefill or self._first or time.monotonic()) - self._submitted
-        )
         return AuditRecord(
             request_id=self.request_id, timestamp=self.timestamp, endpoint=self.endpoint, dialect=self.dialect,
             status=_status(error, begun=self._submitted is not None), http_status=http_status, model_requested=self.model_requested, model_used=self.model_used,
             backend_type=self.backend_type, stream=self.stream, error_type=error.code if error else None,
-            queue_ms=_ms(waiting), load_ms=_ms(self._load), ttft_ms=_ms(self.ttft), duration_ms=_ms(time.monotonic() - self.arrived) or 0.0,
+            load_ms=_ms(self._load), ttft_ms=_ms(self.ttft), duration_ms=_ms(time.monotonic() - self.arrived) or 0.0,
             prompt_tokens=usage.prompt_tokens, cached_tokens=usage.cached_tokens, completion_tokens=spoken,
             reasoning_tokens=usage.reasoning_tokens, total_tokens=usage.prompt_tokens + spoken,
             finish_reason=self.finish_reason, caller=self.caller, choices=self.choices, tool_calls=self.tool_calls,
-            broken_tool_calls=self.broken_tool_calls, structure=self.structure, **_cached(self.cache),
+            broken_tool_calls=self.broken_tool_calls, structure=self.structure, preset=self.preset, alias=self.alias,
+            **_cached(self.cache), **_sampled(self._asked), **self._paced(spoken), **self._worked(),
         )  # fmt: skip
+
+    def detail(self) -> AuditDetail | None:
+        """Where the time went and who was there, to be kept beside the row; None where no worker was asked for."""
+        if not self.passage.works:
+            return None
+        spans = self.passage.spans(self.passage.work())
+        trace = self.passage.trace or NO_TRACE
+        return AuditDetail(spans, trace.neighbours, trace.block_tokens, trace.blocks)
+
+    def _paced(self, spoken: int) -> dict[str, Any]:
+        """How the answer came: from its first piece to its last, and the time between tokens."""
+        if self._first is None or not self._last:
+            return {}
+        took, more = self._last - self._first, spoken - self._opening
+        known = {"decode_ms": _ms(took)}
+        if more <= 0 or took <= 0:
+            return known
+        # Several answers come side by side: each has its share of the tokens.
+        return {**known, "itl_ms": _ms(took * self.choices / more), "itl_max_ms": _ms(self._gap)}
+
+    def _worked(self) -> dict[str, Any]:
+        """What the worker did for it."""
+        if self._submitted is None:
+            return {}
+        passage = self.passage
+        found = sums(passage.work())
+        if self.stream:
+            found["blocked_ms"] = _ms(passage.blocked)
+        if passage.trace is None:
+            # Seen from here: a wait ends with the first pass, or with a word.
+            found["queue_ms"] = _ms((self._prefill or self._first or time.monotonic()) - self._submitted)
+            return found
+        if own := passage.own():
+            found["prefill_ms"] = round(found.get("prefill_ms", 0.0) + own, 3)
+        found["interference_ms"], found["saved_ms"] = passage.trace.others_ms, passage.saved_ms
+        found["batch_mean"] = passage.trace.batch or None
+        return found
 
 
 def _status(error: MlxPanelError | None, *, begun: bool) -> Status:
@@ -141,8 +211,19 @@ def _status(error: MlxPanelError | None, *, begun: bool) -> Status:
 def _cached(report: CacheReport | None) -> dict[str, Any]:
     if report is None:
         return {}
-    role = report.role if report.role in get_args(Role) else None
+    role = report.role if report.role in ROLES else None
     return {"cache_outcome": report.outcome, "cache_diverged_at": report.diverged_at, "cache_role": role}
+
+
+def _sampled(request: GenerateRequest | None) -> dict[str, Any]:
+    """How tokens are drawn: as asked, or as a preset or the default says."""
+    if request is None:
+        return {}
+    sampling = request.sampling
+    return {
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k,
+        "max_tokens": request.max_tokens,
+    }  # fmt: skip
 
 
 def _ms(seconds: float | None) -> float | None:

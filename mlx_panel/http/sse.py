@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from ..errors import ClientGone
-from .wire import Wire
+from .wire import Wire, holds_back
 
 T = TypeVar("T")
 SLICE = 1 << 16  # bytes
@@ -28,11 +28,19 @@ class EventStream:
 
     A send waits until its bytes have left, each `SLICE` of them for at most `write_timeout` seconds: a reader that
     stands still neither grows this process nor holds a place in the batch. An offer does not wait, and is refused while
-    other bytes do.
+    other bytes do. `waited(began, ended)` is told of each time in which the client took no bytes, by `time.monotonic`.
     """
 
-    def __init__(self, handler: RequestHandler, *, write_timeout: float, keep_alive: float):
+    def __init__(
+        self,
+        handler: RequestHandler,
+        *,
+        write_timeout: float,
+        keep_alive: float,
+        waited: Callable[[float, float], None] = lambda began, ended: None,
+    ):
         self._handler = handler
+        self._waited = waited
         self._write_timeout = write_timeout
         self._keep_alive = keep_alive
         self._last = time.monotonic()
@@ -70,8 +78,10 @@ class EventStream:
 
     async def _flush(self, data: bytes) -> None:
         self._handler.write(data)
+        began = 0.0
         try:
             sent = asyncio.ensure_future(self._handler.flush())
+            began = time.monotonic() if holds_back(self._handler) else 0.0
             if not sent.done():
                 await asyncio.wait((sent,), timeout=self._write_timeout)
             if not sent.done():
@@ -79,7 +89,10 @@ class EventStream:
             sent.result()
         except StreamClosedError as error:
             raise ClientGone from error
-        self._last = time.monotonic()
+        finally:
+            self._last = time.monotonic()
+            if began:
+                self._waited(began, self._last)
 
     async def keep_alive(self) -> None:
         """Send a comment if the client has heard nothing for long enough."""

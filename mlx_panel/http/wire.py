@@ -49,3 +49,9 @@ class Wire:
         if sent < len(data):
             self._stream.write(data[sent:])
         return True
+
+
+def holds_back(handler: RequestHandler) -> bool:
+    """Whether bytes of a response wait for the client to take others."""
+    connection = handler.request.connection
+    return type(connection) is HTTP1Connection and connection.stream.writing()

@@ -26,11 +26,24 @@ from ...errors import (  # noqa: E402
     InvalidParameter,
     MlxPanelError,
 )
-from ...messages import Beat, Cancelled, Embedded, EmbedRequest, Event, Failed, Memory, Stage  # noqa: E402
+from ...messages import (  # noqa: E402
+    Beat,
+    Cancelled,
+    Embedded,
+    EmbedRequest,
+    Event,
+    Failed,
+    Memory,
+    Origin,
+    Stage,
+    Trace,
+)
 from ...site import site  # noqa: E402
 from ...tuning import EngineOptions  # noqa: E402
 from .. import used  # noqa: E402
+from ..phases import Phases  # noqa: E402
 from ..reading import Progress, silent  # noqa: E402
+from ..timeline import NOWHERE  # noqa: E402
 from .job import Input, Job, Pass, share  # noqa: E402
 from .model import Embedder, load  # noqa: E402
 
@@ -74,6 +87,8 @@ class EmbedEngine:
         self._jobs: dict[str, Job] = {}
         self._running: list[Pass] = []
         self._untold: list[Event] = []
+        self._phases = Phases()
+        self._traces: list[Trace] = []
         self.tune(options)
 
     def __repr__(self) -> str:
@@ -81,12 +96,14 @@ class EmbedEngine:
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def add(self, request: EmbedRequest) -> None:
+    def add(self, request: EmbedRequest, origin: Origin = NOWHERE) -> None:
         """Queue a request. Raises EmptyPrompt, ContextLengthExceeded, InvalidParameter, or Conflict for an id in use."""
         if request.id in self._jobs:
             raise Conflict("A request with this id is running.")
+        taken = self._phases.now()
         self._check(request)
         self._jobs[request.id] = Job(request, self.embedder.texts.limit)
+        self._phases.began(request.id, taken, origin)
 
     def _check(self, request: EmbedRequest) -> None:
         if not request.inputs or not all(request.inputs):
@@ -120,6 +137,7 @@ class EmbedEngine:
         finally:
             if self.cancel(request.id):
                 self._untold.clear()
+                self._phases.dropped(request.id)
 
     def step(self) -> list[Event]:
         """Read texts and begin passes; when that tells nothing, wait for a pass and tell what came of it.
@@ -130,10 +148,15 @@ class EmbedEngine:
         events += self._read() + self._begin()
         if not events:
             events = self._finish()
+        self._traces = self._phases.ended(events)
         self.steps += 1
         if not self.busy:
             mx.clear_cache()
         return events
+
+    def traces(self) -> list[Trace]:
+        """Where the time of the requests that ended in the last step went."""
+        return self._traces
 
     def tune(self, options: EngineOptions) -> None:
         """New options, for the next pass on."""
@@ -184,6 +207,8 @@ class EmbedEngine:
         if not unread:
             return []
         room = READ // len(unread)
+        for job in unread:
+            self._phases.turned(job.id, "tokenise")
         chosen = [(job, number) for job in unread for number in job.next_texts(room)]
         texts = [str(job.request.inputs[number]) for job, number in chosen]
         events: list[Event] = []
@@ -204,6 +229,7 @@ class EmbedEngine:
             future = self.embedder.begin([one.tokens for one in inputs], alone=alone)
             self._running.append(Pass(inputs, future))
             for id, job in {one.job.id: one.job for one in inputs}.items():
+                self._phases.turned(id, "prefill", sum(len(one.tokens) for one in inputs if one.job is job))
                 if not job.started:
                     job.started = True
                     events.append(Stage(id, "prefill", total=job.total))
