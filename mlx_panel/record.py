@@ -2,13 +2,15 @@
 
 A field holds a number, a moment, a yes or no, a word of a closed vocabulary, or one of the text types below. None of
 these can hold a sentence of a prompt or an answer: words have no spaces, names are those that this server's owner gave
-to models, presets and rules, and hashes are keyed. `tests/test_privacy.py` refuses a field of any other type.
+to models, presets and rules, and hashes are keyed. `free_text_fields` names a field of any other type, and
+`tests/test_privacy.py` allows none.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -25,18 +27,42 @@ PoolEventKind = Literal[
     "loaded", "load_failed", "unloaded", "evicted", "expired", "died", "restarted", "given_up"
 ]
 
-RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,64}$")]
-RouteName = Annotated[
-    str, Meta(pattern=r"^\S{1,200}$")
-]  # the pattern of a route, never a path that was asked for
-Word = Annotated[
-    str, Meta(pattern=r"^\S{1,64}$")
-]  # a code of ours: an error's, a dialect's, why an answer ended
-KnownName = Annotated[str, Meta(min_length=1, max_length=1000)]  # of a model, preset or rule of this server
-Address = Annotated[str, Meta(pattern=r"^[0-9a-fA-F:.]{2,45}$")]  # a network address
+# Patterns are anchored with \A and \Z: `$` would let a line end follow.
+RequestId = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9_.:\-]{1,64}\Z")
+]  # ours, or the caller's own `X-Request-ID`
+# The pattern of a route, never a path that was asked for.
+RouteName = Annotated[str, Meta(pattern=r"\A(/[a-z0-9_.{}/\-]{1,199}|\(no route\))\Z")]
+Word = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,63}\Z")]  # a code of ours: an error's, a dialect's
+# Of a model, preset or rule: what this server's owner called it, in one line.
+KnownName = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f\x85\u2028\u2029]{1,512}\Z")]
+Address = Annotated[str, Meta(pattern=r"\A[0-9a-f:.]{2,45}\Z")]  # a network address as `ipaddress` writes it
 Hashes = Annotated[bytes, Meta(max_length=1 << 20)]  # keyed hashes, 8 bytes each
 
 CONTENT_FREE_TEXT = (RequestId, RouteName, Word, KnownName, Address, Hashes)
+CONTENT_FREE = (int, float, bool, datetime, type(None))
+
+
+def free_text_fields(struct: type[msgspec.Struct]) -> list[str]:
+    """The fields of a struct, and of the structs in it, that could hold text of a request: `name`, or `outer.name`.
+
+    A field is content-free if it is a number, a yes or no, a moment, a closed vocabulary, one of `CONTENT_FREE_TEXT`,
+    a tuple of structs of such fields, or one of several of these.
+    """
+    hints = get_type_hints(struct, include_extras=True)
+    return [place for name in struct.__struct_fields__ for place in _places(name, hints[name])]
+
+
+def _places(name: str, hint: Any) -> list[str]:
+    """Where a field of this type could hold text."""
+    if hint in CONTENT_FREE_TEXT or hint in CONTENT_FREE or get_origin(hint) is Literal:
+        return []
+    inner = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return [place for kind in inner for place in _places(name, kind)]
+    if get_origin(hint) is tuple and inner[1:] == (...,) and issubclass(inner[0], msgspec.Struct):
+        return [f"{name}.{place}" for place in free_text_fields(inner[0])]
+    return [name]
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
