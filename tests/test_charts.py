@@ -271,7 +271,7 @@ def check_counts(log: Log, mine: list[AuditRecord], filter: AuditFilter, buckets
         assert share == about(cached / prompt if prompt else None)
         assert saved == about(sum(one.saved_ms or 0 for one in here))
     for begin, _, answer in log.chart("throughput", filter, buckets=buckets):
-        slow = [one for one in cells[begin] if one.decode_ms]
+        slow = [one for one in cells[begin] if (one.decode_ms or 0) >= 1]
         seconds = sum(one.decode_ms or 0 for one in slow) / 1000
         tokens = sum(max(0, one.completion_tokens - one.choices) for one in slow)
         assert answer == about(tokens / seconds if slow else None)

@@ -15,6 +15,8 @@ import pytest
 from panel.command.serve import Serve
 
 from mlx_panel import chat, cli
+from mlx_panel.analytics import FILTER_NAMES
+from mlx_panel.audit_settings import AUDIT_EDITABLE
 from mlx_panel.engine_settings import EDITABLE, RELOAD
 from mlx_panel.errors import MlxPanelError, status_of
 from mlx_panel.http import openai_chat, openai_completions
@@ -142,9 +144,9 @@ def test_every_setting_has_its_variable_default_and_bounds(name: str) -> None:
         assert f"| {kind.bounds[0]:,} to {kind.bounds[1]:,}" in line
     if isinstance(kind, param.Selector):
         assert all(f"`{choice}`" in line for choice in kind.objects)
-    assert (name in (*LIVE_TIMEOUTS, *EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE, "model_options")) == (
-        " Live" in line
-    )
+    assert (
+        name in (*LIVE_TIMEOUTS, *EDITABLE, *POOL_EDITABLE, *AUDIT_EDITABLE, *HUB_EDITABLE, "model_options")
+    ) == (" Live" in line)
     assert (name in RELOAD) == ("from the model's next load on" in line)
 
 
@@ -189,6 +191,10 @@ def test_every_command_has_its_row_with_its_flags() -> None:
     found["mlx-panel serve"] = {
         flag for flag, spec in MlxServe.args if (flag, spec) not in Serve.args
     } - engine
+    # The filters of the log have theirs beside the first command that takes them.
+    filters = {f"--{name}" for name in FILTER_NAMES}
+    for command in found.keys() - {"mlx-panel audit list"}:
+        found[command] -= filters if command.startswith("mlx-panel audit ") else set()
     for command, flags in {**found, "mlx-panel --version": set()}.items():
         assert {flag for flag in flags if flag not in row("README.md", command)} == set(), command
 
