@@ -144,7 +144,8 @@ def level(run: Run) -> Level:
 
 def stored(result: Result, id: str = "") -> Stored:
     """A result in one line, under its file's name."""
-    best = max(result.runs, key=lambda run: run.summary.tokens_per_second, default=None)
+    runs = result.measured
+    best = max(runs, key=lambda run: run.summary.tokens_per_second, default=None)
     machine = (result.machine.cpu, f"{result.machine.cores} cores", result.machine.system)
     return Stored(
         id=id or result.id, kind=result.kind, created=result.created, complete=result.complete,
@@ -153,6 +154,6 @@ def stored(result: Result, id: str = "") -> Stored:
         versions={**result.versions, **(result.targets[0].versions if result.targets else {})},
         workloads=tuple(dict.fromkeys(run.workload.label for run in result.runs)),
         best=best.summary.tokens_per_second if best else 0.0, best_at=best.workload.concurrency if best else 0,
-        requests=sum(run.summary.requests for run in result.runs),
-        failed=sum(run.summary.failed for run in result.runs),
+        requests=sum(run.summary.requests for run in runs),
+        failed=sum(run.summary.failed for run in runs),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from .records import (
     Plan,
     Progress,
     Ratio,
+    Replay,
     Result,
     Row,
     Run,
@@ -24,12 +25,13 @@ from .records import (
     TargetInfo,
     Workload,
 )
+from .replay import Wish, plan, replay
 from .report import page
 from .results import Loaded, load, load_all, results_folder, save, write_parquet
 from .sweep import matrix, standard, sweep
 
 __all__ = [
-    "BenchmarkError", "Loaded", "Machine", "Plan", "Progress", "Ratio", "Result", "Row", "Run", "Spread", "Summary",
-    "Target", "TargetInfo", "Workload", "compare", "compare_results", "load", "load_all", "matrix", "page",
-    "results_folder", "save", "standard", "sweep", "write_parquet",
+    "BenchmarkError", "Loaded", "Machine", "Plan", "Progress", "Ratio", "Replay", "Result", "Row", "Run", "Spread", "Summary",
+    "Target", "TargetInfo", "Wish", "Workload", "compare", "compare_results", "load", "load_all", "matrix", "page",
+    "plan", "replay", "results_folder", "save", "standard", "sweep", "write_parquet",
 ]  # fmt: skip

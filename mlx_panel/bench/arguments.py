@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .. import __version__
+from ..errors import ModelNotFound
 from ..hub.disk import Shelf, hub_cache, models_folder
 from ..settings import DEFAULT_PORT
 from ..tuning import EngineOptions
+from . import replay_arguments
 from .http1 import shown
 from .records import BenchmarkError, Target, Workload
 from .sweep import CONCURRENCY, SAMPLED, matrix, standard
@@ -53,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--standard", action="store_true", help="the usual set of workloads instead of lists"
         )
+    replay_arguments.add(commands, _add_target, _add_output)
     _add_files(commands)
     return top
 
@@ -255,6 +259,17 @@ def _folder(place: str) -> str:
     if Path(place).expanduser().is_dir():
         return place
     return Shelf(models_folder(), cache=hub_cache()).find(place).path
+
+
+def tokenizers(models: Iterable[str]) -> dict[str, str]:
+    """The folders of those models that are on this machine and have a tokenizer."""
+    shelf, found = Shelf(models_folder(), cache=hub_cache()), {}
+    for model in models:
+        with contextlib.suppress(ModelNotFound):
+            folder = shelf.find(model).path
+            if (Path(folder) / "tokenizer.json").is_file():
+                found[model] = folder
+    return found
 
 
 def _options(given: Sequence[str]) -> EngineOptions:

@@ -65,7 +65,7 @@ def target_line(target: TargetInfo) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in target.versions.items())
     options = ", ".join(f"{name}={value}" for name, value in target.options.items())
     parts = (
-        target.url or "in this process",
+        target.url or ("" if target.kind == "recorded" else "in this process"),
         model,
         shape,
         target.device,
@@ -79,14 +79,22 @@ def target_line(target: TargetInfo) -> str:
 
 def titles(result: Result) -> list[str]:
     """Its targets, with A and B before them where they are compared."""
-    letters = ("A: ", "B: ") if result.kind == "compare" else ("",)
-    return [f"{letter}{target_line(target)}" for letter, target in zip(letters, result.targets, strict=False)]
+    return [
+        f"{letter}{target_line(target)}"
+        for letter, target in zip(_letters(result), result.targets, strict=False)
+    ]
 
 
 def name(result: Result, place: int) -> str:
     """How a target is called above its table."""
-    letter = f"{'AB'[place]}: " if result.kind == "compare" else ""
-    return letter + result.targets[place].name
+    return _letters(result)[place] + result.targets[place].name
+
+
+def _letters(result: Result) -> tuple[str, ...]:
+    """What stands before the names of targets that are seen side by side."""
+    if result.kind == "replay":
+        return ("Then: ", "Now: ") if len(result.targets) < 3 else ("Then: ", "A: ", "B: ")
+    return ("A: ", "B: ") if result.kind == "compare" else ("",)
 
 
 def notes(result: Result) -> list[str]:

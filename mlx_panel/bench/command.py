@@ -7,17 +7,20 @@ import asyncio
 import contextlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import MlxPanelError
-from . import columns, report, tables
-from .arguments import key, parser, redacted, side, target, workloads
+from . import columns, replay_arguments, replay_tables, report, sources, tables
+from .arguments import key, parser, redacted, side, target, tokenizers, workloads
 from .compare import compare, compare_results
 from .records import BenchmarkError, Plan, Progress, Result, Target
+from .replay import Planned, plan, replay
 from .results import load, load_all, new, results_folder, save, write_json, write_parquet
 from .servers import started
 from .sweep import Report, sweep
@@ -87,7 +90,7 @@ def _keep(result: Result, args: argparse.Namespace) -> None:
 
 
 def _verdict(result: Result | None, allow: bool) -> int:
-    failed = sum(run.summary.failed for run in result.runs) if result else 0
+    failed = sum(run.summary.failed for run in result.measured) if result else 0
     if failed:
         print(f"mlx-benchmark: {failed} requests failed", file=sys.stderr)
     return 1 if failed and not allow else 0
@@ -126,6 +129,33 @@ def _compare(args: argparse.Namespace) -> int:
             )
 
     return _measure(args, work)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    chosen, wish, first = replay_arguments.filter(args), replay_arguments.wish(args), target(args)
+    _startable(args.start, first)
+    with tempfile.TemporaryDirectory(prefix="mlx-benchmark-") as folder:
+        with sources.opened(args.place, chosen, url=args.source_url) as source:
+            file = Path(folder) / "past.jsonl"
+            planned = plan(source.pasts, wish, file, source=source.name, timeout=args.timeout)
+        if args.dry_run:
+            print("\n".join(replay_tables.preview(planned)))
+            return 0
+        if not args.quiet:
+            print(f"mlx-benchmark: {planned.workload.label}", file=sys.stderr)
+        return _measure(args, partial(_again, args, first, planned))
+
+
+async def _again(args: argparse.Namespace, first: Target, planned: Planned, then: Report) -> Result:
+    models = sorted(model for model in planned.models if model)
+    first = msgspec.structs.replace(first, model=first.model or next(iter(models), ""))
+    targets = replay_arguments.both(args, first)
+    keys = [key(args), args.api_key_b or key(args)]
+    folders = {} if args.tokenizer else await asyncio.to_thread(tokenizers, models)
+    async with started(args.start, first.url, key=keys[0], timeout=args.start_timeout):
+        return await replay(
+            targets, planned, then, tokenizers=folders, keys=keys, command=args.line, say=_say
+        )
 
 
 def _startable(command: str, what: Target) -> None:
@@ -185,7 +215,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "run": _run, "sweep": _run, "compare": _compare, "list": _list, "show": _show, "report": _report,
+    "run": _run, "sweep": _run, "compare": _compare, "replay": _replay, "list": _list, "show": _show, "report": _report,
 }  # fmt: skip
 
 

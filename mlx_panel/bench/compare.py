@@ -92,8 +92,8 @@ def turns(workloads: Sequence[Workload], rounds: int) -> Iterator[tuple[int, Wor
 
 def compare_results(a: Result, b: Result) -> tuple[Ratio, ...]:
     """Ratios between two results: runs of like workloads, the first of A with the first of B, and so on."""
-    first = [msgspec.structs.replace(run, target=0) for run in a.runs]
-    second = [msgspec.structs.replace(run, target=1) for run in b.runs]
+    first = [msgspec.structs.replace(run, target=0) for run in a.measured]
+    second = [msgspec.structs.replace(run, target=1) for run in b.measured]
     return ratios([*first, *second])
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import IO
 
 from .records import BenchmarkError, Target, TargetInfo, Workload
-from .wire import Answer, Broken, Job, Measured, Moved, Opened, decode_answer, encode
+from .wire import Answer, Broken, Job, Measured, Moved, Opened, PastFile, decode_answer, encode
 
 LONGEST_LINE = 1 << 30
 END_SECONDS = 10.0
@@ -19,9 +19,12 @@ LAST_WORDS = 2000
 
 
 @contextlib.asynccontextmanager
-async def driving(target: Target, first: Workload, key: str = "") -> AsyncIterator[Driver]:
-    """A load process for the length of a block. Raises BenchmarkError where the target does not take `first`."""
-    driver = Driver(target, first, key)
+async def driving(
+    target: Target, first: Workload, key: str = "", past: PastFile | None = None
+) -> AsyncIterator[Driver]:
+    """A load process for the length of a block; `past` holds a replay's requests. Raises BenchmarkError where the target
+    does not take `first`."""
+    driver = Driver(target, first, key, past)
     try:
         await driver.open()
         yield driver
@@ -32,9 +35,9 @@ async def driving(target: Target, first: Workload, key: str = "") -> AsyncIterat
 class Driver:
     """One target in a process of its own; `driving()` opens and closes it."""
 
-    def __init__(self, target: Target, first: Workload, key: str = ""):
+    def __init__(self, target: Target, first: Workload, key: str = "", past: PastFile | None = None):
         self.target = target
-        self._job = Job(target, first, key)
+        self._job = Job(target, first, key, past)
         self._process: subprocess.Popen[bytes] | None = None
         self._lines = asyncio.StreamReader(limit=LONGEST_LINE)
         self._errors: IO[bytes] | None = None

@@ -17,7 +17,8 @@ from ..tuning import EngineOptions
 from .figures import summarise, warnings
 from .identity import fingerprint
 from .load import salted
-from .prompts import Ask, asks, open_tokenizer, warmups
+from .mimic import planned
+from .prompts import Ask, Like, open_tokenizer, warmups
 from .records import BenchmarkError, Run, TargetInfo, Workload
 from .trace import Trace
 from .wire import Job, Measured, Tell
@@ -35,6 +36,7 @@ class EngineSide:
         has_tokenizer = (folder / "tokenizer.json").is_file()
         self._tokenizer = open_tokenizer(job.target.tokenizer or (str(folder) if has_tokenizer else ""))
         self._engine: Any = None
+        self._past = job.past
 
     def __repr__(self) -> str:
         return f"<EngineSide {self._engine or 'closed'}>"
@@ -60,7 +62,7 @@ class EngineSide:
         warm.run(iter(warmups(workload, self._tokenizer)))
         load = EngineLoad(self._engine, workload, tell)
         started = datetime.now(UTC)
-        seconds = load.run(asks(workload, self._tokenizer))
+        seconds = load.run(planned(workload, self._tokenizer, self._past))
         rows = tuple(trace.row(load.began) for trace in load.traces)
         gaps = [gap for trace in load.traces for gap in trace.gaps()]
         summary = summarise(rows, gaps, seconds, workload)
@@ -111,12 +113,14 @@ class EngineLoad:
         return None if ask and limit and max(passed, ask.due) >= limit else ask
 
     def _due(self, ask: Ask) -> bool:
-        if self._workload.rate:
+        if self._workload.open_loop:
             return time.perf_counter() - self.began >= ask.due
         return len(self._running) < self._workload.concurrency
 
     def _add(self, ask: Ask) -> None:
-        trace = Trace(ask.number, time.perf_counter())
+        # It came when it was due, and waited for the step that ran: a closed loop's comes when a place is free.
+        came = self.began + ask.due if self._workload.open_loop else time.perf_counter()
+        trace = Trace(ask.number, came)
         self.traces.append(trace)
         request = _request(ask, self._workload)
         try:
@@ -184,6 +188,8 @@ def _end(trace: Trace, event: Done | Failed | Cancelled, now: float) -> None:
 
 
 def _request(ask: Ask, workload: Workload) -> GenerateRequest:
+    if ask.like is not None:
+        return _again(ask, ask.like)
     chat = workload.endpoint == "chat"
     return GenerateRequest(
         id=f"bench-{ask.number}",
@@ -192,6 +198,19 @@ def _request(ask: Ask, workload: Workload) -> GenerateRequest:
         prompt=None if chat else ask.prompt,
         sampling=Sampling(temperature=workload.temperature, top_p=workload.top_p),
         max_tokens=workload.output_tokens,
+    )
+
+
+def _again(ask: Ask, like: Like) -> GenerateRequest:
+    """A request of the past."""
+    given: dict[str, Any] = {"temperature": like.temperature, "top_p": like.top_p, "top_k": like.top_k}
+    return GenerateRequest(
+        id=f"bench-{ask.number}",
+        model="bench",
+        prompt=ask.prompt,
+        sampling=Sampling(**{name: value for name, value in given.items() if value is not None}),
+        max_tokens=like.output_tokens,
+        ignore_eos=True,
     )
 
 

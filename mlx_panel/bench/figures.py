@@ -10,6 +10,7 @@ from .records import CountedBy, Row, Spread, Summary, Workload
 LAGGING = 1.0  # of the median gap
 LAG_FLOOR = 20.0  # milliseconds
 BUSY = 0.8  # of a core
+LATE = 100.0  # milliseconds; a request that is sent this late is not the one that was asked for
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -41,8 +42,9 @@ def summarise(
     *,
     lag: float = 0.0,
     cpu: float = 0.0,
+    late: float = 0.0,
 ) -> Summary:
-    """A run's figures. `gaps` are milliseconds, `seconds` from the first request to the last answer's end.
+    """A run's figures. `gaps` are milliseconds, as `lag` and `late`, `seconds` from the first request to the last answer's end.
 
     The tokens of cancelled and failed requests count too: they were computed and they arrived.
     """
@@ -56,10 +58,10 @@ def summarise(
         prompt_tokens_per_second=round(prompts * per, 2), prompt_tokens=prompts,
         cached_tokens=sum(row.cached_tokens for row in rows), completion_tokens=tokens,
         tokens_per_chunk=round(tokens / chunks, 3) if chunks else 0.0, tokens_counted_by=_counted(rows),
-        stopped_early=sum(row.status == "success" and row.completion_tokens < workload.output_tokens for row in rows),
+        stopped_early=0 if workload.replay else sum(row.status == "success" and row.completion_tokens < workload.output_tokens for row in rows),
         ttft=spread(row.ttft for row in rows), itl=spread(gaps), tpot=spread(row.tpot for row in rows),
         e2e=spread(row.e2e for row in rows), errors=dict(Counter(row.error for row in rows if row.error)),
-        client_lag_p99=round(lag, 3), client_cpu=round(cpu, 3),
+        client_lag_p99=round(lag, 3), client_cpu=round(cpu, 3), sent_late_p99=round(late, 3),
     )  # fmt: skip
 
 
@@ -74,6 +76,10 @@ def warnings(summary: Summary, workload: Workload) -> tuple[str, ...]:
         found.append(
             f"The client may have been the bottleneck, or the machine too busy for it: it used {summary.client_cpu:.0%} "
             f"of a core, and its loop ran {summary.client_lag_p99:.0f} ms late (p99)."
+        )
+    if summary.sent_late_p99 > LATE:
+        found.append(
+            f"Requests were sent up to {summary.sent_late_p99:.0f} ms late (p99): gaps are not quite those asked for."
         )
     if summary.tokens_counted_by == "chunks" and not workload.cancel:
         found.append(

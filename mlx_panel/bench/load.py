@@ -1,4 +1,4 @@
-"""The load on a server: callers in a closed loop, or arrivals of a Poisson process, on one asyncio loop."""
+"""The load on a server: callers in a closed loop, or arrivals of a Poisson process or of the past, on one asyncio loop."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import msgspec
 from tokenizers import Tokenizer
 
 from .figures import percentile, summarise, warnings
-from .prompts import Ask, asks, warmups
+from .mimic import planned
+from .prompts import Ask, warmups
 from .records import Run, Workload
 from .trace import Trace
 from .urls import ServerSide
-from .wire import Tell
+from .wire import PastFile, Tell
 
 TICK = 0.02
 TICKS_PER_REPORT = 10
@@ -31,10 +32,19 @@ def salted(workload: Workload) -> Workload:
 class Load:
     """One run against one server."""
 
-    def __init__(self, side: ServerSide, workload: Workload, tokenizer: Tokenizer | None, tell: Tell):
+    def __init__(
+        self,
+        side: ServerSide,
+        workload: Workload,
+        tokenizer: Tokenizer | None,
+        tell: Tell,
+        past: PastFile | None = None,
+    ):
         self._side, self._workload, self._tokenizer, self._tell = side, salted(workload), tokenizer, tell
+        self._past = past
         self._traces: list[Trace] = []
         self._late: list[float] = []
+        self._sent_late: list[float] = []
         self._began = 0.0
 
     def __repr__(self) -> str:
@@ -49,9 +59,9 @@ class Load:
         started, self._began = datetime.now(UTC), time.perf_counter()
         busy = time.process_time()
         ticking = asyncio.create_task(self._tick())
-        planned = asks(workload, self._tokenizer)
+        asks = planned(workload, self._tokenizer, self._past)
         try:
-            await (self._open(planned) if workload.rate else self._closed(self._timed(planned)))
+            await (self._open(asks) if workload.open_loop else self._closed(self._timed(asks)))
         finally:
             ticking.cancel()
         seconds = max((trace.ended for trace in self._traces), default=self._began) - self._began
@@ -72,10 +82,12 @@ class Load:
     async def _open(self, planned: Iterator[Ask]) -> None:
         """Requests when they are due, whether or not others are answered."""
         async with asyncio.TaskGroup() as group:
-            for ask in planned:
+            # A long prompt takes milliseconds to make, which no answer under way should wait for.
+            while (ask := await asyncio.to_thread(next, planned, None)) is not None:
                 if self._workload.duration and ask.due >= self._workload.duration:
                     break
                 await asyncio.sleep(max(0.0, self._began + ask.due - time.perf_counter()))
+                self._sent_late.append(time.perf_counter() - self._began - ask.due)
                 group.create_task(self._one(ask))
 
     def _timed(self, planned: Iterator[Ask]) -> Iterator[Ask]:
@@ -120,8 +132,8 @@ class Load:
         workload = self._workload
         rows = tuple(trace.row(self._began) for trace in sorted(self._traces, key=lambda one: one.number))
         gaps = [gap for trace in self._traces for gap in trace.gaps()]
-        lag = percentile(sorted(self._late), 0.99) * 1000 if self._late else 0.0
-        summary = summarise(rows, gaps, seconds, workload, lag=lag, cpu=cpu)
+        lag, late = _p99(self._late), _p99(self._sent_late)
+        summary = summarise(rows, gaps, seconds, workload, lag=lag, cpu=cpu, late=late)
         return Run(
             workload=workload, started=started, summary=summary, rows=rows,
             warnings=warnings(summary, workload), ignore_eos=self._side.ignore_eos,
@@ -130,6 +142,11 @@ class Load:
     def messages(self) -> list[str]:
         """What servers said of failed requests, each once. For a person; never stored."""
         return list(dict.fromkeys(trace.message for trace in self._traces if trace.message))
+
+
+def _p99(seconds: list[float]) -> float:
+    """In milliseconds; 0 of nothing."""
+    return percentile(sorted(seconds), 0.99) * 1000 if seconds else 0.0
 
 
 def _code(error: OSError) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from .prompts import Ask, Like
 from .records import Workload
 from .trace import Trace
 
@@ -41,6 +42,13 @@ class Counts(msgspec.Struct):
     prompt_tokens_details: Details | None = None
 
 
+class Whole(msgspec.Struct):
+    """An answer that was not streamed."""
+
+    choices: list[Choice]
+    usage: Counts | None = None
+
+
 class Chunk(msgspec.Struct):
     choices: list[Choice] | None = None
     usage: Counts | None = None
@@ -56,19 +64,45 @@ class Fault(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(Chunk).decode
+_whole = msgspec.json.Decoder(Whole).decode
 
 
-def body(workload: Workload, model: str, prompt: str, more: dict[str, Any]) -> bytes:
-    """The request, streamed. `more` are the fields a server was found to take."""
+def body(workload: Workload, model: str, ask: Ask, more: dict[str, Any]) -> bytes:
+    """The request, streamed but where a replayed one was not. `more` are the fields a server was found to take."""
     asked: dict[str, Any] = {"model": model}
     if workload.endpoint == "chat":
-        asked["messages"] = [{"role": "user", "content": prompt}]
+        asked["messages"] = [{"role": "user", "content": ask.prompt}]
     else:
-        asked["prompt"] = prompt
+        asked["prompt"] = ask.prompt
+    if ask.like is not None:
+        return msgspec.json.encode(asked | _alike(ask.like, more))
     asked |= {"max_tokens": workload.output_tokens, "temperature": workload.temperature, "stream": True}
     if workload.temperature:
         asked["top_p"] = workload.top_p
     return msgspec.json.encode(asked | more)
+
+
+def _alike(like: Like, more: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a replayed request; those of a stream are left out where it was none."""
+    values = {"temperature": like.temperature, "top_p": like.top_p, "top_k": like.top_k or None}
+    asked: dict[str, Any] = {"max_tokens": like.output_tokens, "stream": like.stream}
+    asked |= {"model": like.model} if like.model else {}
+    asked |= {name: value for name, value in values.items() if value is not None}
+    kept = more if like.stream else {name: value for name, value in more.items() if name != "stream_options"}
+    return asked | kept
+
+
+def take_whole(trace: Trace, content: bytes) -> None:
+    """Note what an answer says that came in one piece; when its tokens came is not known."""
+    try:
+        answer = _whole(content)
+    except msgspec.DecodeError:
+        return trace.fail("bad_answer", "The answer is not what OpenAI's API documents.")
+    for choice in answer.choices:
+        trace.finish_reason = choice.finish_reason or trace.finish_reason or "done"
+    if answer.usage is not None:
+        _count(trace, answer.usage)
+    return None
 
 
 def take(trace: Trace, data: bytes, now: float) -> bool:

@@ -46,6 +46,17 @@ SLACK = 1.5  # words made for a token wanted; no tokenizer in use needs fewer to
 TRIES = 8
 
 
+class Like(msgspec.Struct, frozen=True):
+    """What one request of a replay asks for, in the workload's stead; None leaves a value to the server."""
+
+    output_tokens: int
+    model: str = ""
+    stream: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
 class Ask(msgspec.Struct, frozen=True):
     """One request to come. `due` is seconds after the run's begin, 0 in a closed loop; `leave_after` pieces, or None."""
 
@@ -53,6 +64,7 @@ class Ask(msgspec.Struct, frozen=True):
     prompt: str
     due: float = 0.0
     leave_after: int | None = None
+    like: Like | None = None
 
 
 class Prompts:

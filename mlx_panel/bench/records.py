@@ -22,7 +22,7 @@ from ..tuning import EngineOptions
 
 Endpoint = Literal["chat", "completions"]
 RowStatus = Literal["success", "error", "cancelled"]
-Kind = Literal["run", "sweep", "compare"]
+Kind = Literal["run", "sweep", "compare", "replay"]
 CountedBy = Literal["usage", "chunks", "both", "none"]
 Better = Literal["higher", "lower"]
 
@@ -56,6 +56,36 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions = EngineOptions()
 
 
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of the past that are asked again, in the same order and with the same gaps.
+
+    The `requests` took `seconds` to arrive, and are asked in that time over `speed`; gaps of more than `max_gap` seconds
+    (0: none) were cut to that first. `shared` is the share of the prompts' tokens in blocks that an earlier request of
+    them had too, which is what a cache without limits could give back. `models` are those asked for. `digest` tells
+    one past from another; `source` says where it came from.
+    """
+
+    requests: Count
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    speed: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 1.0
+    max_gap: Seconds = 0.0
+    shared: Fraction = 0.0
+    models: tuple[str, ...] = ()
+    digest: str = ""
+    source: str = ""
+
+    @property
+    def past(self) -> tuple[str, float, float]:
+        """What is asked, and when; whoever is asked."""
+        return self.digest, self.speed, self.max_gap
+
+    @property
+    def label(self) -> str:
+        how = f" at {self.speed:g}×" if self.speed != 1 else ""
+        cut = f", gaps ≤ {self.max_gap:g} s" if self.max_gap else ""
+        return f"replay of {self.requests} requests in {self.seconds / self.speed:,.0f} s{how}{cut}"
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks what, and how often.
 
@@ -65,7 +95,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     `prompt_tokens` is the length of the prompt's text without the chat template. A `shared_prefix` share of it is the
     same in all requests of a run, the rest is in none before. `output_tokens` is `max_tokens`; with `ignore_eos` a
-    server that can is told not to end earlier. `cancel` is the share of requests whose caller leaves after
+    server that can is told not to end earlier. With `replay` all this is as it was in the past, and these numbers are its
+    means (`concurrency`: the most that ran at once). `cancel` is the share of requests whose caller leaves after
     `cancel_after` pieces. `warmup` requests come first and are not counted. `salt` begins every prompt, so that no
     server has seen it; empty means a fresh one for each run.
     """
@@ -87,15 +118,25 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""
     timeout: Seconds = 600.0
     ignore_eos: bool = True
+    replay: Replay | None = None
 
     @property
     def total(self) -> int:
         """How many requests are counted; 0 where the time decides."""
+        if self.replay is not None:
+            return self.replay.requests
         return 0 if self.duration else self.requests or max(FEWEST_REQUESTS, 2 * self.concurrency)
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests come when they are due, whether or not others are answered."""
+        return bool(self.rate) or self.replay is not None
 
     @property
     def label(self) -> str:
         """Short, for a table: `8 × 128→64 greedy`."""
+        if self.replay is not None:
+            return self.replay.label
         who = f"{self.rate:g}/s" if self.rate else f"{self.concurrency} ×"
         parts = [who, f"{self.prompt_tokens}→{self.output_tokens}", self.sampling]
         parts += [f"{self.shared_prefix:.0%} shared"] if self.shared_prefix else []
@@ -109,8 +150,18 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_as(self, other: Workload) -> bool:
         """Whether two measurements may be compared: all but seed, salt and length of the run is equal."""
-        free = {"seed": 0, "salt": "", "requests": 0, "duration": 0.0, "warmup": 0, "timeout": 0.0}
-        return msgspec.structs.replace(self, **free) == msgspec.structs.replace(other, **free)
+        free = {
+            "seed": 0,
+            "salt": "",
+            "requests": 0,
+            "duration": 0.0,
+            "warmup": 0,
+            "timeout": 0.0,
+            "replay": None,
+        }
+        alike = msgspec.structs.replace(self, **free) == msgspec.structs.replace(other, **free)
+        pasts = [one.replay.past if one.replay is not None else None for one in (self, other)]
+        return alike and pasts[0] == pasts[1]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +211,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """A run in figures. Rates are per second of `seconds`; spreads are milliseconds.
 
     `stopped_early` answers had fewer tokens than asked for. `client_lag_p99` is how late the client's own loop ran,
-    `client_cpu` its share of one core; both 0 for an engine without a client.
+    `client_cpu` its share of one core; both 0 for an engine without a client. `sent_late_p99` is how late requests of an
+    open loop were sent, milliseconds.
     """
 
     requests: int = 0
@@ -184,6 +236,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, int] = {}
     client_lag_p99: float = 0.0
     client_cpu: float = 0.0
+    sent_late_p99: float = 0.0
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,10 +256,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, as it described itself. `model_hash` is empty where the model's folder is not known."""
+    """What was measured, as it described itself. `model_hash` is empty where the model's folder is not known. Of kind
+    "recorded" is the past that a replay is compared with."""
 
     name: str
-    kind: Literal["url", "engine"]
+    kind: Literal["url", "engine", "recorded"]
     url: str = ""
     model: str = ""
     model_hash: str = ""
@@ -264,6 +318,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     ratios: tuple[Ratio, ...] = ()
     complete: bool = False
     format: int = FORMAT
+
+    @property
+    def measured(self) -> tuple[Run, ...]:
+        """Its runs but the past that a replay is compared with."""
+        return tuple(run for run in self.runs if self.targets[run.target].kind != "recorded")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import columns
+from . import columns, replay_tables
 from .records import BenchmarkError, Result, Run
 
 BEGIN = "<!-- mlx-benchmark report: what follows is generated; write your own words above this line -->"
@@ -59,7 +59,9 @@ def section(result: Result) -> str:
         *(f"- {title}" for title in columns.titles(result)),
     ]
     lines += [""]
-    if result.kind == "compare":
+    if result.kind == "replay" and len(result.runs) > 1:
+        lines += replay_tables.markdown(result, _table)
+    if result.ratios:
         lines += [*_table(columns.RATIO_HEADERS, map(columns.ratio_cells, result.ratios)), ""]
     for place in range(len(result.targets)):
         runs = [run for run in result.runs if run.target == place]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from . import columns
+from . import columns, replay_tables
 from .records import Progress, Result, Run
 from .report import typical
 from .sweep import Report
@@ -40,6 +40,10 @@ def show(result: Result, out: Console) -> None:
                     map(columns.cells, runs),
                 )
             )
+    if result.kind == "replay" and len(result.runs) > 1:
+        out.print(_table("Then and now", replay_tables.headers(result), iter(replay_tables.rows(result))))
+        for line in replay_tables.closing(result):
+            out.print(line)
     if result.ratios:
         ratios = map(columns.ratio_cells, result.ratios)
         out.print(_table("A over B", columns.RATIO_HEADERS, ratios))

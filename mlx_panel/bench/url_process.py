@@ -18,7 +18,7 @@ class UrlProcess:
     def __init__(self, job: Job):
         self._tokenizer = open_tokenizer(job.target.tokenizer)
         self._server = ServerSide(job.target, job.key)
-        self._first = job.first
+        self._first, self._past = job.first, job.past
         self._runner = asyncio.Runner()
 
     def __repr__(self) -> str:
@@ -28,7 +28,7 @@ class UrlProcess:
         return self._runner.run(self._server.open(self._first))
 
     def measure(self, workload: Workload, tell: Tell) -> Measured:
-        load = Load(self._server, workload, self._tokenizer, tell)
+        load = Load(self._server, workload, self._tokenizer, tell, self._past)
         run = self._runner.run(load.run())
         return Measured(run, load.messages())
 

@@ -13,7 +13,7 @@ from . import openai
 from .events import EventParser
 from .http1 import Client, NotHttp, Response, shown
 from .identity import fingerprint
-from .prompts import Ask
+from .prompts import Ask, Like
 from .records import BenchmarkError, Target, TargetInfo, Workload
 from .trace import Trace
 
@@ -35,6 +35,7 @@ class ServerSide:
         self._client = client(self.url, key)
         self.model = target.model
         self._more: dict[str, dict[str, Any]] = {}
+        self._ids: list[str] = []
         self.ignore_eos = "not sent"
 
     def __repr__(self) -> str:
@@ -56,7 +57,8 @@ class ServerSide:
         if response.status != 200 and not self.model:
             _, message = openai.refusal(response.status, content)
             raise BenchmarkError(f"{shown(self.url)}/models answers {response.status}. {message}".rstrip())
-        self.model = self.model or self._only(_ids(content))
+        self._ids = _ids(content)
+        self.model = self.model or self._only(self._ids)
         server = response.headers.get("server", "")[:100]
         await self.prepare(first)
         system = await self._system() if server.startswith("mlx-panel") else {}
@@ -64,8 +66,13 @@ class ServerSide:
 
     async def prepare(self, workload: Workload) -> None:
         """Ask once and see which fields the server takes; it also loads the model. Raises BenchmarkError."""
-        if workload.endpoint in self._more:
-            return
+        if workload.endpoint not in self._more:
+            await self._look(workload)
+        for model in workload.replay.models if workload.replay is not None else ():
+            if model not in (self.model, *self._ids):
+                await self._reach(workload, model)
+
+    async def _look(self, workload: Workload) -> None:
         wish = [USAGE | IGNORE_EOS] if workload.ignore_eos else []
         short = msgspec.structs.replace(workload, output_tokens=2)
         for more in (*wish, USAGE, {}):
@@ -73,20 +80,31 @@ class ServerSide:
             response = await self._probe(short, trace, more)
             if trace.http_status not in REFUSALS:
                 break
-        if trace.status == "error":
-            raise BenchmarkError(
-                f"{shown(self.url)} refuses {self.model!r}: {trace.error}. {trace.message}".rstrip()
-            )
+        self._demand(trace, workload, self.model)
         self._settle(workload, more, response)
+
+    async def _reach(self, workload: Workload, model: str) -> None:
+        """Ask a model that the server does not list, by an alias perhaps, whether it is there. Raises BenchmarkError."""
+        trace = Trace(0, time.perf_counter())
+        await self._probe(workload, trace, self._more[workload.endpoint], Like(output_tokens=2, model=model))
+        self._demand(trace, workload, model)
+
+    def _demand(self, trace: Trace, workload: Workload, model: str) -> None:
+        if trace.status == "error":
+            hint = " Say whom to ask instead with --model or --map." if workload.replay is not None else ""
+            said = f"{trace.error}. {trace.message}".rstrip()
+            raise BenchmarkError(f"{shown(self.url)} refuses {model!r}: {said}{hint}")
 
     async def ask(self, ask: Ask, trace: Trace, workload: Workload) -> None:
         """One request, its trace filled in. Raises OSError."""
         await self._stream(workload, ask, trace, self._more[workload.endpoint])
 
-    async def _probe(self, workload: Workload, trace: Trace, more: dict[str, Any]) -> Response | None:
+    async def _probe(
+        self, workload: Workload, trace: Trace, more: dict[str, Any], like: Like | None = None
+    ) -> Response | None:
         try:
             async with asyncio.timeout(workload.timeout or None):
-                return await self._stream(workload, Ask(0, "Once upon a time"), trace, more)
+                return await self._stream(workload, Ask(0, "Once upon a time", like=like), trace, more)
         except OSError as error:
             raise BenchmarkError(f"{shown(self.url)} broke off: {_reason(error)}") from error
 
@@ -102,7 +120,7 @@ class ServerSide:
         self, workload: Workload, ask: Ask, trace: Trace, more: dict[str, Any]
     ) -> Response | None:
         path = openai.PATHS[workload.endpoint]
-        content = openai.body(workload, self.model, ask.prompt, more)
+        content = openai.body(workload, self.model, ask, more)
         listener = Listener(trace, ask)
         trace.sent = time.perf_counter()
         try:
@@ -160,9 +178,13 @@ class Listener:
         self._parser = EventParser()
         self._other = b""
         self._ended = False
+        self._whole = ask.like is not None and not ask.like.stream
 
     def hear(self, now: float, pieces: list[bytes], response: Response) -> bool:
         """Bytes of the body; True when no more of them are wanted."""
+        if self._whole and response.status == 200:
+            self._other += b"".join(pieces)
+            return False
         if response.status != 200 or "event-stream" not in response.headers.get("content-type", ""):
             self._other = (self._other + b"".join(pieces))[:LARGEST_REFUSAL]
             return False
@@ -191,6 +213,8 @@ class Listener:
         trace = self._trace
         if response.status != 200:
             trace.fail(*openai.refusal(response.status, self._other))
+        elif self._whole:
+            openai.take_whole(trace, self._other)
         elif self._other:
             trace.fail("not_a_stream", "The answer is no stream of events.")
         elif not trace.finish_reason:

@@ -20,12 +20,21 @@ Tell = Callable[[float, float, int], None]
 """Called with what is done, the total (both requests or seconds), and the tokens so far."""
 
 
+class PastFile(msgspec.Struct, frozen=True):
+    """The requests of a replay: a file with JSON lines of `inquiry.Past`, and the folder of each model's tokenizer, of those
+    that are on this machine."""
+
+    path: str
+    tokenizers: dict[str, str] = {}
+
+
 class Job(msgspec.Struct, frozen=True, tag=True):
     """The first line in: what is to be measured, and what it will be asked first. Each further line is a workload."""
 
     target: Target
     first: Workload
     key: str = ""
+    past: PastFile | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import panel as pn
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, NumeralTickFormatter, Range1d
 from bokeh.models.annotations import Title
 from bokeh.plotting import figure
 
-from ..bench import Result
+from ..bench import Result, Run
 from ..bench.report import typical
 from ..job import Level, level
 
@@ -44,12 +45,20 @@ def series(result: Result, letter: str) -> list[Series]:
         for run in typical([run for run in result.runs if run.target == place]):
             words = run.workload.label.partition(" × ")[2] or run.workload.label
             name = f"{target.name}: {words}" if len(result.targets) > 1 else words
-            groups.setdefault(name, []).append(level(run))
+            groups.setdefault(name, []).append(
+                msgspec.structs.replace(level(run), label=_label(result, place, run))
+            )
     colours = COLOURS[letter]
     return [
         Series(name, colours[place % len(colours)], tuple(sorted(levels, key=_callers)))
         for place, (name, levels) in enumerate(groups.items())
     ]
+
+
+def _label(result: Result, place: int, run: Run) -> str:
+    """A run in a table and beside a point: with what was measured, where that is not the same for all."""
+    several = len(result.targets) > 1
+    return f"{result.targets[place].name}: {run.workload.label}" if several else run.workload.label
 
 
 def panes(shown: Sequence[Series]) -> list[pn.pane.Bokeh]:

@@ -14,7 +14,9 @@ import param
 from ..errors import CrashLoop, MlxPanelError, ModelLoadFailed, ModelStopped
 from ..messages import LocalModel
 from ..pool_settings import PoolSettings
+from ..record import PoolEventKind
 from ..sizing import Measured, Room, Size
+from .events import Events, Told, nobody
 from .process import Worker, WorkerOptions
 from .slot import Slot
 from .spare import Spare
@@ -58,8 +60,9 @@ class Keeping(PoolSettings):
     drain_seconds = param.Number(30, bounds=(0, 3600), doc="How long an unloaded model's requests may go on.")
     silence_seconds = param.Number(120, bounds=(0.1, 86400), doc="A worker silent for this long is ended.")
 
-    def __init__(self, sizes: Sizing, house: House, **values: object):
+    def __init__(self, sizes: Sizing, house: House, *, told: Told = nobody, **values: object):
         super().__init__(**values)
+        self._events = Events(told)
         self.sizes, self._house = sizes, house
         self._slots: dict[str, Slot] = {}
         self._sizes: dict[str, tuple[Size, int]] = {}
@@ -112,6 +115,7 @@ class Keeping(PoolSettings):
 
     def _begin(self, slot: Slot) -> None:
         slot.asked = min([waiter.since for waiter in slot.waiters], default=time.monotonic())
+        self._events.begun(slot.model.id)
         slot.loading = asyncio.create_task(self._load(slot))
         slot.tell()
 
@@ -121,6 +125,7 @@ class Keeping(PoolSettings):
             await self._bring(slot)
         except asyncio.CancelledError:
             slot.refuse_all(ModelStopped("The model was unloaded before it was ready."))
+            self._events.failed(slot.model.id, ModelStopped.code, given_up=False)
             raise
         except MlxPanelError as failed:
             error = failed
@@ -179,6 +184,7 @@ class Keeping(PoolSettings):
         ready = worker.ready
         self._house.device(ready.memory.recommended)
         self._note(slot, loaded=ready.memory.process)
+        self._events.loaded(slot.model.id, ready.memory.process)
         log.info(
             "%s is ready: pid %d, %.1f s, %s",
             slot.model.id,
@@ -207,14 +213,18 @@ class Keeping(PoolSettings):
         slot.failures += 1
         slot.log = worker.log if worker is not None else ()
         slot.crashed = bool(worker and worker.crashed) and slot.failures >= self.max_failures
+        cause = worker.cause if worker is not None else ""
+        self._events.failed(slot.model.id, cause or error.code, given_up=slot.crashed)
         log.error("%s", slot.reason)
         slot.refuse_all(error)
 
-    def _stop(self, slot: Slot, *, drain: bool) -> asyncio.Task[None]:
-        slot.unloading = asyncio.create_task(self._end(slot, drain))
+    def _stop(self, slot: Slot, *, drain: bool, kind: PoolEventKind = "unloaded") -> asyncio.Task[None]:
+        slot.unloading = asyncio.create_task(self._end(slot, drain, kind))
         return slot.unloading
 
-    async def _end(self, slot: Slot, drain: bool) -> None:
+    async def _end(self, slot: Slot, drain: bool, kind: PoolEventKind) -> None:
+        since, worker = time.monotonic(), slot.worker
+        held = worker.memory.process if worker is not None and worker.ready is not None else 0
         try:
             if slot.loading is not None:
                 slot.loading.cancel()
@@ -224,6 +234,7 @@ class Keeping(PoolSettings):
                     self._note(slot)
                 await slot.worker.stop(drain=drain, timeout=self.drain_seconds)
                 slot.worker = None
+            self._events.left(slot.model.id, kind, since, held)
         finally:
             slot.unloading = None
         slot.grant, slot.expected = 0, self._expected(slot.model.id) or slot.expected
@@ -241,6 +252,7 @@ class Keeping(PoolSettings):
         slot.worker = None
         log.error("%s", slot.reason)
         slot.crashed = slot.failures > self.max_failures
+        self._events.died(slot.model.id, worker.memory.process, worker.cause, given_up=slot.crashed)
         if slot.crashed:
             slot.refuse_all(CrashLoop(f"{slot.reason} It is not started again by itself."))
         else:

@@ -34,6 +34,7 @@ class Names:
     def __init__(self, catalog: Catalog, presets: Presets):
         self._catalog, self._presets = catalog, presets
         self._running: Counter[tuple[str, str]] = Counter()  # requests by model and preset
+        self.background: dict[str, str] = {}  # the server's own names, for work that gives way
 
     def __repr__(self) -> str:
         return f"<Names of {self._presets!r}>"
@@ -41,6 +42,8 @@ class Names:
     async def find(self, name: str) -> Named:
         """What a name stands for. Raises ModelNotFound, which names the rules that point to nothing."""
         missing = []
+        if name in self.background:
+            return Named(await self._catalog.find(self.background[name]), low=True)
         try:
             return await self._named(name)
         except ModelNotFound as unknown:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from ..errors import CrashLoop, Draining, InsufficientMemory, MlxPanelError
 from ..messages import Forget, LocalModel
 from ..snapshot import LoadProgress
 from ..tuning import EngineOptions
+from .events import Told, nobody
 from .keeping import House, Sizing
 from .look import Looker
 from .plan import Limits, Place, Plan, grants, leavers, plan
@@ -37,10 +39,10 @@ class Shelf(Protocol):
 
 
 class ModelPool(Seen):
-    """Slots by model id. Everything here runs on the server's loop."""
+    """Slots by model id; `told` hears what becomes of them. Everything here runs on the server's loop."""
 
-    def __init__(self, shelf: Shelf, sizes: Sizing, house: House, **values: object):
-        super().__init__(sizes, house, **values)
+    def __init__(self, shelf: Shelf, sizes: Sizing, house: House, *, told: Told = nobody, **values: object):
+        super().__init__(sizes, house, told=told, **values)
         self._shelf = shelf
         self._hold: tuple[str, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -207,7 +209,8 @@ class ModelPool(Seen):
     def _act(self, decided: Plan) -> None:
         for id in decided.evict:
             self.evictions += 1
-            self._stop(self._slots[id], drain=False)
+            idle = time.monotonic() - self._slots[id].used >= (self.ttl(id) or math.inf)
+            self._stop(self._slots[id], drain=False, kind="expired" if idle else "evicted")
         for id, refusal in decided.refuse.items():
             slot = self._slots[id]
             error = self._insufficient(slot, refusal.needed, refusal.available)
@@ -305,8 +308,11 @@ class ModelPool(Seen):
         if loads:
             await asyncio.wait(loads)  # one whose process is just being started has it by then
         workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
+        since, held = time.monotonic(), [(worker.model.id, worker.memory.process) for worker in self.workers]
         stops = [worker.stop(drain=timeout > 0, timeout=timeout) for worker in workers]
         await asyncio.gather(*stops, self._spare.close())
+        for id, bytes in held:
+            self._events.left(id, "unloaded", since, bytes, Draining.code)
         await asyncio.to_thread(self.sizes.save)
 
     def kill(self) -> None:

@@ -33,6 +33,7 @@ from ..messages import (
     Loading,
     LocalModel,
     Memory,
+    Origin,
     Ready,
     Stop,
     Tune,
@@ -41,12 +42,14 @@ from ..messages import (
     encode,
 )
 from ..tuning import EngineOptions
+from .events import ended
 from .line import Line
 from .look import Seen
 from .stream import Stream, Streams
 from .tail import Tail
 
 log = logging.getLogger(__name__)
+NOWHERE = Origin()
 NOBODY = LocalModel("", "", "", "", 0, 0, 0)  # the model of a process that waits for one
 REAP_SECONDS = 0.05
 KILL_SECONDS = 3.0
@@ -86,7 +89,7 @@ class Worker:
         self.heard = self.started = self.advanced = time.monotonic()
         self.stopping = False
         self.exited = asyncio.Event()
-        self.reason = ""
+        self.reason = self.cause = ""  # why it ended, in words, and in one for the audit log
         self.crashed = False  # whether it ended without a word about why
         self._streams = Streams()
         self._first: asyncio.Future[Ready | None] = asyncio.get_running_loop().create_future()
@@ -196,7 +199,10 @@ class Worker:
             async with asyncio.timeout(self.options.load_timeout):
                 found = await asyncio.shield(future)
         except TimeoutError:
-            self.reason = f"loading took longer than {self.options.load_timeout:g} s"
+            self.reason, self.cause = (
+                f"loading took longer than {self.options.load_timeout:g} s",
+                "load_timeout",
+            )
         if found is None:
             await self.kill()
             raise ModelLoadFailed(f"The model {self.model.id!r} could not be loaded: {self.reason}.")
@@ -270,7 +276,7 @@ class Worker:
             limits = [one for one in (self.options.silence, self.options.watchdog) if one]
             await asyncio.sleep(min(1.0, *(one / 4 for one in limits)))
             if reason := self._stuck():
-                self.reason = reason
+                self.reason, self.cause = reason, "stuck"
                 log.error("worker of %s: %s; ending it", self.model.id, self.reason)
                 self._doomed = True
                 self._streams.fail(WorkerDied.code)
@@ -304,8 +310,8 @@ class Worker:
         while self._line.look():
             pass  # its last words
         if not self.reason and not self.stopping:
-            self.crashed = True
-            self.reason = f"its process ended with {_cause(code)}"
+            self.crashed, how = True, ended(code)
+            self.reason, self.cause = f"its process ended with {how}", how.lower().replace(" ", "_")
         if not self.stopping:
             self.log = await asyncio.to_thread(self._tail.lines, self.pid)
         self.exited.set()
@@ -355,13 +361,13 @@ class Worker:
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def submit(self, *requests: GenerateRequest | EmbedRequest) -> Stream:
-        """Hand requests to the worker; the events of all arrive in one stream. Raises WorkerDied."""
+    def submit(self, *requests: GenerateRequest | EmbedRequest, origin: Origin = NOWHERE) -> Stream:
+        """Hand requests that came from there to the worker; the events of all arrive in one stream. Raises WorkerDied."""
         if not self.alive:
             raise WorkerDied
         stream = self._streams.open(*(request.id for request in requests))
         for request in requests:
-            self.send(Add(request))
+            self.send(Add(request, origin))
         return stream
 
     def cancel(self, id: str) -> None:
@@ -390,9 +396,3 @@ def _make(run: Path, logs: Path) -> None:
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
     if not future.done():
         future.set_result(result)
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {signal.Signals(-code).name}"
