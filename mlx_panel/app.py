@@ -20,7 +20,14 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
 from . import __version__
+from .audit import rollup
+from .audit.export import Exports
+from .audit.feed import AuditFeed
 from .audit.reader import AuditReader
+from .audit.replay_key import replay_key
+from .audit.retention import Limits, Retention
+from .audit.sql import SqlConsole, SqlLimits
+from .audit.storage import Storage, contents
 from .audit.store import AuditStore
 from .benches import Benches
 from .cache_log import CacheLog
@@ -28,6 +35,7 @@ from .dashboard import resources
 from .engine import blas
 from .errors import Draining, SettingsError
 from .http.house import Visitor
+from .http.routes import MODULES
 from .hub.api import Hub, hub_endpoint, told_offline
 from .hub.disk import Shelf, hub_cache
 from .hub.downloads import Downloads
@@ -43,6 +51,8 @@ from .pool.sizes import Sizes, recommended_memory
 from .pool_settings import POOL
 from .presets import Presets
 from .probe.prober import Prober
+from .prove.orders import Door
+from .prove.prover import Prover, Surroundings
 from .sampler import Sampler
 from .settings import Settings
 from .site import site
@@ -61,19 +71,15 @@ class Runtime(LiveSettings):
         self.folder = settings.folder
         self.url = ""  # where it listens, once it does; empty in a server of Panel's own
         self.draining = False
-        self.meter = Meter()
+        self.meter = Meter(lambda: self.audit.failed)
         self.cache_log = CacheLog()
-        self.audit = AuditStore(
-            self.folder / "audit.duckdb",
-            flush_seconds=settings.audit_flush_seconds,
-            flush_rows=settings.audit_flush_rows,
-        )
-        self.reader = AuditReader(self.audit)
+        self._log()
+        self._replay_key = b""
         shelf = Shelf(self.folder / "models", cache=hub_cache())
         self.recommended = recommended_memory()
         self.sizes = Sizes(self.folder / "sizes.json", lambda model: shape_of(Path(model.path), model.kind))
         self.pool = ModelPool(
-            shelf, self.sizes, self, needed=list(settings.models), drain_seconds=settings.drain_timeout_seconds,
+            shelf, self.sizes, self, told=self.audit.note, needed=list(settings.models), drain_seconds=settings.drain_timeout_seconds,
             silence_seconds=settings.silence_seconds, **{name: getattr(settings, name) for name in POOL},
         )  # fmt: skip
         self._stock(shelf)
@@ -88,12 +94,30 @@ class Runtime(LiveSettings):
             self.folder / "benchmarks", find=self.pool.find, url=lambda: self.url, changed=self.meter.benchmarks_changed
         )  # fmt: skip
         self.run = _socket_folder(self.folder)
+        self.prover = Prover(self._surroundings())
         self.started = time.time()
         self.blas = blas.find()
         self._changing = asyncio.Lock()
         self._visitors: set[Visitor] = set()
         self._starting: asyncio.Task[None] | None = None
         self._opened = False
+
+    def _log(self) -> None:
+        """The audit log: its writer, what keeps house in it, and those who ask it."""
+        self.audit = AuditStore(
+            self.folder / "audit.duckdb",
+            flush_seconds=self.settings.audit_flush_seconds,
+            flush_rows=self.settings.audit_flush_rows,
+        )
+        self.audit.housekeeping.append(rollup.advance)
+        self.retention = Retention(
+            lambda: Limits(self.settings.audit_retention_days, self.settings.audit_max_mb)
+        )
+        self.audit.housekeeping.append(self.retention)
+        self.reader = AuditReader(self.audit)
+        self.feed = AuditFeed(self.audit, self.reader)
+        self.exports = Exports(self.audit, self.folder / "exports")
+        self.console = SqlConsole(self.audit, self.folder / "sql", self._sql_limits)
 
     def _stock(self, shelf: Shelf) -> None:
         """What finds models, fetches them and looks after those that are here."""
@@ -108,6 +132,20 @@ class Runtime(LiveSettings):
             changed=self.meter.library_changed,
         )  # fmt: skip
 
+    def _sql_limits(self) -> SqlLimits:
+        given = self.settings
+        return SqlLimits(given.sql_timeout_seconds, given.sql_memory_mb, given.sql_max_rows)
+
+    def _surroundings(self) -> Surroundings:
+        """What a privacy proof has to know of this server."""
+        endpoints = [endpoint for module in MODULES for _, endpoint in module.routes]
+        return Surroundings(
+            folder=self.folder, run=self.run, cache=hub_cache(), temporary=Path(tempfile.gettempdir()), url=lambda: self.url,
+            doors=tuple({one.route: Door(one.route, one.verbs) for one in endpoints}.values()), pages=("/", "/privacy"),
+            reader=self.reader, pool=self.pool, names=self.names, states=self.models, hub=self._hub_traffic,
+            versions=lambda: {"mlx-panel": __version__, **self._machine["versions"]},
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         return f"<Runtime {self.folder} {'draining' if self.draining else 'open'}, {len(self._visitors)} requests>"
 
@@ -120,14 +158,19 @@ class Runtime(LiveSettings):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.folder, self.run):
                 folder.chmod(0o700)  # fails where a folder under /tmp is somebody else's
+            self._replay_key = replay_key(self.folder)
         except OSError as error:
             raise SettingsError(f"The data folder {self.folder} cannot be used: {error.strerror}.") from error
         self.presets.load()
+        self.prover.load()
         self.audit.start()
+        self.console.open()
+        self.feed.fill()
+        self.exports.sweep()
         # The audit log is ours now, so no other server is alive: what lies here belonged to one that was killed.
         for socket in self.run.iterdir():
             socket.unlink()
-        self._machine = {
+        self._machine: dict[str, Any] = {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "machine": platform.machine(),
@@ -153,6 +196,7 @@ class Runtime(LiveSettings):
             await asyncio.to_thread(self.open)
         for name in self.settings.unknown:
             log.warning("there is no setting %s; is it misspelt?", name)
+        self.feed.start()
         await self.sampler.look()
         self.sampler.start()
         await self.library.start()
@@ -169,6 +213,7 @@ class Runtime(LiveSettings):
         """Refuse new work and wait for what runs, at most `drain_timeout_seconds`."""
         self.draining = True
         await self.benches.stop()
+        await self.prover.stop()
         end = time.monotonic() + self.settings.drain_timeout_seconds
         while self.working and time.monotonic() < end:
             await asyncio.sleep(0.05)
@@ -177,10 +222,12 @@ class Runtime(LiveSettings):
         """End what still runs with an error event, then the workers, then the audit log."""
         self.draining = True
         await self.benches.stop()
+        await self.prover.stop()
         for visitor in list(self._visitors):
             visitor.interrupt(Draining())
         while self._visitors:
             await asyncio.sleep(0.01)
+        self.feed.stop()
         self.sampler.stop()
         await self.library.stop()
         await self.downloads.stop()
@@ -190,6 +237,7 @@ class Runtime(LiveSettings):
 
     def close(self) -> None:
         """Write what waits and close the audit log. Blocks."""
+        self.console.close()
         self.reader.close()
         self.audit.close()
         if self._opened:
@@ -210,6 +258,11 @@ class Runtime(LiveSettings):
 
     # --- what the API and the dashboard ask ------------------------------------------------------------------
 
+    @property
+    def block_key(self) -> bytes:
+        """What workers hash prompts' blocks with; empty while nobody wants hashes."""
+        return self._replay_key if self.settings.audit_block_hashes else b""
+
     def _named_by(self, model: str) -> list[str]:
         """What would miss a model that is deleted, in words."""
         presets = [f"the preset {preset.name!r}" for preset in self.presets.of(model)]
@@ -218,6 +271,12 @@ class Runtime(LiveSettings):
             f"the setting {name}" for name in ("models", "pins") if model in getattr(self.settings, name)
         ]
         return [*presets, *rules, *settings]
+
+    def _hub_traffic(self) -> str:
+        """Why connections to the outside are the hub's; "" where they are not."""
+        if any(one.ended is None for one in self.downloads.recent()):
+            return f"a download from the hub {self.hub.endpoint} is under way"
+        return f"the hub {self.hub.endpoint} was asked before" if self.hub.connected else ""
 
     async def _presets_changed(self, auto: set[str]) -> None:
         self.meter.presets_changed()
@@ -229,6 +288,17 @@ class Runtime(LiveSettings):
     async def models(self) -> list[ModelState]:
         return await self.sampler.states()
 
+    async def audit_storage(self) -> Storage:
+        """What the audit log's file holds and takes, and what became of its rows."""
+        found = await self.reader.ask(lambda cursor: contents(cursor, self.audit.path))
+        return self.retention.storage(self.audit, found)
+
+    def _lost_rows(self) -> list[str]:
+        """A sentence about rows of the audit log that are lost; none where none is."""
+        lost, why = self.audit.failed, self.audit.trouble
+        cause = f"; writing fails now ({why})" if why else ""
+        return [f"{lost} rows of the audit log are lost since the start{cause}."] if lost else []
+
     async def system(self) -> dict[str, Any]:
         """Versions, device, BLAS, memory, data folder and what a person should know of them."""
         workers = [worker.ready for worker in self.pool.workers if worker.ready]
@@ -239,7 +309,7 @@ class Runtime(LiveSettings):
             "blas": msgspec.to_builtins(used), "memory": {"total": memory.total, "available": memory.available},
             "data_folder": str(self.folder), "uptime_seconds": round(time.time() - self.started, 1),
             "ignored_fields": self.meter.ignored_fields, "audit": {"pending": self.audit.pending, "written": self.audit.written, "failed": self.audit.failed},
-            "warnings": [] if used.fast else [f"Float matmul runs on the {used.name}. To make it many times faster: {used.fix}"],
+            "warnings": [*self._lost_rows(), *([] if used.fast else [f"Float matmul runs on the {used.name}. To make it many times faster: {used.fix}"])],
         }  # fmt: skip
 
 

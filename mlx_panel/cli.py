@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve", help="start the server and the dashboard (all options of `panel serve` work)", add_help=False
     )
     _add_models(commands)
+    _add_audit(commands)
     _add_chat(commands)
     path = commands.add_parser(
         "app-path",
@@ -62,6 +63,12 @@ def _models(args: argparse.Namespace) -> int:
     from .pool.sizes import recommended_memory  # the hub's part may not know the pool's
 
     return command.run(args, recommended_memory)
+
+
+def _add_audit(commands: argparse._SubParsersAction) -> None:
+    from . import audit_command
+
+    audit_command.add_parser(commands).set_defaults(run=audit_command.run)
 
 
 def _add_chat(commands: argparse._SubParsersAction) -> None:

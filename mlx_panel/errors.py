@@ -10,6 +10,7 @@
     │   ├── EmptyPrompt                 400  nothing to generate from
     │   ├── TemplateError               400  the model's chat template refuses this conversation, or there is none
     │   ├── WrongModelKind              400  an embedding model asked to chat, or the other way round
+    │   ├── InvalidSql                  400  DuckDB does not take this SQL, or it is not one SELECT
     │   ├── InvalidGrammar              400  a schema, expression or grammar that cannot be compiled
     │   └── GrammarTooComplex           400  one that would take more to compile or to follow than the limit
     ├── Forbidden                       403
@@ -21,10 +22,14 @@
     │   └── HubModelNotFound            404  the hub has no such model, or hides it
     ├── MethodNotAllowed                405
     ├── Timeout                         408  a clock of `http/guard.py` ran out
+    │   └── SqlTimeout                  408  an SQL query took longer than it may
     ├── Conflict                        409  the thing is in a state that does not allow this
     ├── PayloadTooLarge                 413
-    │   └── MemoryExceeded              413  prompt and answer take more memory than the model may have
+    │   ├── MemoryExceeded              413  prompt and answer take more memory than the model may have
+    │   ├── SqlMemoryExceeded           413  an SQL query took more memory than it may
+    │   └── SqlResultTooLarge           413  the result of an SQL query is larger than it may be
     ├── UnsupportedMediaType            415
+    ├── UpgradeRequired                 426  a route that speaks WebSocket was asked over plain HTTP
     ├── ClientGone                      499  the client left; no body is ever sent
     ├── InternalError                   500  a defect of this program
     ├── Unavailable                     503  right request, wrong moment
@@ -34,6 +39,7 @@
     │   │   └── CrashLoop               503  it died too often; only a person starts it again
     │   ├── InsufficientMemory          503  the model does not fit beside those that are in use
     │   ├── HubUnavailable              503  the hub does not answer, or this server is offline
+    │   ├── SqlFailed                   503  the process of an SQL query ended by itself
     │   ├── WorkerDied                  503
     │   ├── ModelStopped                503  the model was unloaded while it answered
     │   ├── GenerationFailed            503  the engine failed on this request alone
@@ -126,6 +132,15 @@ class WrongModelKind(BadRequest):
     message = "This model does not do what this endpoint is for."
 
 
+class InvalidSql(BadRequest):
+    """What is wrong with somebody's SQL, for that person alone: the message may quote it, so it is not logged.
+
+    `numbers` hold `line`, `column` (characters, from 1) and `length` where the place is known.
+    """
+
+    code, title = "invalid_sql", "Invalid SQL"
+
+
 class InvalidGrammar(BadRequest):
     """`numbers` hold `line` and `column` where the place is known."""
 
@@ -174,10 +189,20 @@ class MethodNotAllowed(MlxPanelError):
     code, title = "method_not_allowed", "Method Not Allowed"
 
 
+class UpgradeRequired(MlxPanelError):
+    code, title = "upgrade_required", "Upgrade Required"
+    message = "This route speaks WebSocket."
+
+
 class Timeout(MlxPanelError):
     """`numbers` holds `timeout_seconds`."""
 
     code, title = "timeout", "Request Timeout"
+
+
+class SqlTimeout(Timeout):
+    code, title = "sql_timeout", "SQL Timeout"
+    message = "The query took longer than it may."
 
 
 class Conflict(MlxPanelError):
@@ -202,6 +227,20 @@ class MemoryExceeded(PayloadTooLarge):
             field=None,
             **numbers,
         )
+
+
+class SqlMemoryExceeded(PayloadTooLarge):
+    """`numbers` holds `limit_bytes`."""
+
+    code, title = "sql_memory_exceeded", "SQL Memory Exceeded"
+    message = "The query took more memory than it may."
+
+
+class SqlResultTooLarge(PayloadTooLarge):
+    """`numbers` holds `limit_bytes`."""
+
+    code, title = "sql_result_too_large", "SQL Result Too Large"
+    message = "The result of the query is larger than it may be."
 
 
 class UnsupportedMediaType(MlxPanelError):
@@ -256,6 +295,11 @@ class HubUnavailable(Unavailable):
     message = "The hub does not answer."
 
 
+class SqlFailed(Unavailable):
+    code = "sql_failed"
+    message = "The process of this query ended before it had an answer."
+
+
 class WorkerDied(Unavailable):
     code = "worker_died"
     message = "The process running this model ended. It is being started again; send the request once more."
@@ -304,6 +348,7 @@ HTTP_STATUS: dict[type[MlxPanelError], int] = {
     Conflict: 409,
     PayloadTooLarge: 413,
     UnsupportedMediaType: 415,
+    UpgradeRequired: 426,
     ClientGone: 499,
     Unavailable: 503,
     MlxPanelError: 500,

@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+from .audit.retention import Retention
+from .audit.store import AuditStore
+from .audit_settings import AUDIT_EDITABLE
 from .errors import Conflict, InvalidParameter, ModelLoadFailed, ModelNotFound, Unavailable
 from .hub.shape import shape_from
 from .messages import Limit, LocalModel
@@ -27,6 +30,8 @@ class LiveSettings:
     """The part of the Runtime that changes settings and starts workers with them."""
 
     settings: Settings
+    audit: AuditStore
+    retention: Retention
     folder: Path
     run: Path
     pool: ModelPool
@@ -125,6 +130,15 @@ class LiveSettings:
 
     async def reset_pool_options(self) -> None:
         await self._change(lambda: self.settings.reset(POOL_EDITABLE))
+
+    async def set_audit_options(self, values: dict[str, Any]) -> None:
+        """Change the audit log's settings live and keep them, or change nothing. Raises like `set_timeouts`."""
+        await self._change(lambda: self.settings.change_audit(values))
+        self.audit.soon(self.retention)
+
+    async def reset_audit_options(self) -> None:
+        await self._change(lambda: self.settings.reset(AUDIT_EDITABLE))
+        self.audit.soon(self.retention)
 
     async def pin(self, model: str, pinned: bool) -> None:
         """Keep a model in memory, or let it go again; kept like any setting. Raises ModelNotFound."""

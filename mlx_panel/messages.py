@@ -60,8 +60,18 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     options: EngineOptions = EngineOptions()
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where a request to a worker comes from: the id that its caller knows it by, and when it came to the server and left
+    it for the worker, by `time.monotonic`, which all processes of a machine share (0: not known)."""
+
+    request_id: str = ""
+    arrived: float = 0.0
+    sent: float = 0.0
+
+
 class Add(msgspec.Struct, frozen=True, tag=True):
     request: GenerateRequest | EmbedRequest
+    origin: Origin = Origin()
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -202,15 +212,17 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
 
 
 class Trace(msgspec.Struct, frozen=True, tag=True):
-    """Where a request's time in the worker went, told once, in the frame of its last event or before.
+    """Where a request's time went since it was sent to the worker, told once, in the frame of its last event, before it.
 
-    `spans` count from when the worker took the request. `blocks` are the prompt's keyed hashes (`record.AuditDetail`), empty without a key.
-    Milliseconds; `batch` is the mean number of answers in its decode steps.
+    `spans` count from when it came to the server (`Origin`), else from when the engine took it; they follow each other
+    without a gap. Neighbours have the ids that their callers know. `blocks` are the prompt's keyed hashes (`record.AuditDetail`), empty without a key.
+    Milliseconds; `others_ms` is the waiting for other requests' prompts, all of them, `batch` the mean number of answers in its decode steps.
     """
 
     id: str
     spans: tuple[Span, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    others_ms: float = 0.0
     saved_ms: float = 0.0
     batch: float = 0.0
     block_tokens: int = 0

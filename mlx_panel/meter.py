@@ -18,9 +18,13 @@ TTFT_WINDOW = 60.0
 
 
 class Meter:
-    """Counters of this server's life. `len(meter)` is the number of model requests under way."""
+    """Counters of this server's life. `len(meter)` is the number of model requests under way.
 
-    def __init__(self) -> None:
+    `dropped` says how many rows of the audit log are lost.
+    """
+
+    def __init__(self, dropped: Callable[[], int] = lambda: 0) -> None:
+        self._dropped = dropped
         self.ignored_fields = 0
         self.benchmark_changes = self.library_changes = self.preset_changes = 0
         self._running = 0
@@ -77,7 +81,7 @@ class Meter:
         return {
             "requests": self._running, "requests_total": self._total, "errors_total": self._errors,
             "audit_rows": self._total, "ttft_ms": self.ttft_ms, "benchmark_changes": self.benchmark_changes,
-            "library_changes": self.library_changes, "preset_changes": self.preset_changes,
+            "library_changes": self.library_changes, "preset_changes": self.preset_changes, "audit_dropped": self._dropped(),
         }  # fmt: skip
 
 

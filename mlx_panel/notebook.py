@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 import panel as pn
 
 from .dashboard.aliases import Aliases
-from .dashboard.audit import AuditTable
+from .dashboard.analytics import Analytics
+from .dashboard.analytics_charts import Charts
+from .dashboard.audit_settings import AuditStorage
 from .dashboard.benchmarks import Benchmarks
 from .dashboard.cache import PrefixCache
 from .dashboard.downloads import Downloads
@@ -29,10 +31,16 @@ from .dashboard.overview import Overview
 from .dashboard.pool import Pool
 from .dashboard.pool_settings import PoolForm
 from .dashboard.presets import Presets
+from .dashboard.proof import PrivacyProof
 from .dashboard.remote import Remote
+from .dashboard.request import RequestView
+from .dashboard.sql import Sql
 from .dashboard.system import SystemCard
 from .dashboard.timeouts import Timeouts
 from .errors import Conflict
+from .inquiry import Proof
+from .notebook_audit import AuditLog
+from .prove.command import prove
 from .settings import DEFAULT_PORT, Settings
 
 if TYPE_CHECKING:
@@ -94,9 +102,33 @@ class Panels:
         return Downloads(self.source)
 
     @property
-    def audit(self) -> AuditTable:
-        """The last requests, page by page."""
-        return AuditTable(self.source)
+    def audit(self) -> AuditLog:
+        """The last requests, page by page, and questions to the audit log: `list`, `stats`, `chart`, `sql`, `export`."""
+        return AuditLog(self.source.url, self.source.key)
+
+    @property
+    def analytics(self) -> Analytics:
+        """The audit log as charts, all by one filter."""
+        return Analytics(self.source)
+
+    @property
+    def audit_settings(self) -> AuditStorage:
+        """What the audit log's file takes, and its settings, to edit."""
+        return AuditStorage(self.source)
+
+    @property
+    def charts(self) -> Charts:
+        """The same charts one by one: `charts.latency`."""
+        return Charts(self.source)
+
+    def request(self, id: int | str) -> RequestView:
+        """Where the time of one request went: by its number in the audit log, or by its request id."""
+        return RequestView(self.source, id)
+
+    @property
+    def sql(self) -> Sql:
+        """SQL over the audit log: an editor, and results as a table and as a chart."""
+        return Sql(self.source)
 
     @property
     def cache(self) -> PrefixCache:
@@ -112,6 +144,18 @@ class Panels:
     def benchmarks(self) -> Benchmarks:
         """A sweep of this server, and those stored, plotted and compared."""
         return Benchmarks(self.source)
+
+    @property
+    def privacy(self) -> PrivacyProof:
+        """The privacy proof: run it, follow it, read its report."""
+        return PrivacyProof(self.source)
+
+    def prove(self) -> Proof:
+        """Run a privacy proof and return when it is over, after a minute or so; interrupted, it ends.
+
+        `state` "clean" says that no canary was found; `mlx_panel.prove.report.markdown` makes a report of it.
+        """
+        return prove(self.source.url)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -131,6 +175,7 @@ class Panels:
             ("Prefix cache", self.cache),
             ("Engine", self.engine),
             ("Pool", self.pool_settings),
+            ("Audit log", self.audit_settings),
             ("Timeouts", self.timeouts),
             ("System", self.system),
             sizing_mode="stretch_width",

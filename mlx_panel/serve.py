@@ -51,7 +51,8 @@ def _argument(name: str) -> Argument:
         ",".join(kind.default) if isinstance(kind.default, list) else str(kind.default).lower() or "none"
     )
     metavar = "{" + ",".join(map(str, choices)) + "}" if choices else name.rpartition("_")[2].upper()
-    return Argument(metavar=metavar, type=str, default=None, help=f"{kind.doc} ({default})")
+    words = f"{kind.doc} ({default})".replace("%", "%%")  # argparse fills in help texts
+    return Argument(metavar=metavar, type=str, default=None, help=words)
 
 
 class MlxServe(Serve):

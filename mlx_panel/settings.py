@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import param
 
+from .audit_settings import AUDIT_EDITABLE, AuditSettings, fitting_audit
 from .engine_settings import EDITABLE, RELOAD, EngineSettings, Models, fitting, from_text, merged
 from .errors import InvalidParameter, SettingsError
 from .pool_settings import POOL_EDITABLE, PoolSettings, fitting_pool
@@ -34,7 +35,7 @@ def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get(f"{PREFIX}DATA_DIR") or "~/.mlx-panel").expanduser()
 
 
-class Settings(EngineSettings, PoolSettings):
+class Settings(EngineSettings, PoolSettings, AuditSettings):
     """All settings with their defaults. Durations are seconds, 0 switches an optional clock off."""
 
     host = param.String("127.0.0.1", doc="Address to listen on.")
@@ -84,6 +85,11 @@ class Settings(EngineSettings, PoolSettings):
     )
     sse_keepalive_seconds = param.Number(
         15, bounds=(0.05, 3600), doc="A stream with nothing to say sends a comment this often."
+    )
+    websocket_ping_seconds = param.Number(
+        30,
+        bounds=(0.05, 3600),
+        doc="A WebSocket is pinged this often; a client that does not answer is let go.",
     )
 
     max_requests = param.Integer(
@@ -244,6 +250,10 @@ class Settings(EngineSettings, PoolSettings):
         """The pool's settings a person edits live."""
         return [self._option(name, "") for name in POOL_EDITABLE]
 
+    def audit_options(self) -> list[Option]:
+        """The audit log's settings a person edits live."""
+        return [self._option(name, "") for name in AUDIT_EDITABLE]
+
     def _source_of(self, name: str, model: str) -> SourceName:
         layers = (layer for layer in reversed(LAYERS) if name in self._tables.get(layer, {}).get(model, {}))
         return next(layers)
@@ -266,12 +276,18 @@ class Settings(EngineSettings, PoolSettings):
 
     def change_hub(self, values: Mapping[str, Any]) -> None:
         """Set live how this server stands to the hub; None takes a live value back. Raises InvalidParameter."""
-        fitted = self._fitting(values, HUB_EDITABLE)
-        self._change({name: value for name, value in {**self.live, **fitted}.items() if value is not None})
+        self._change_some(values, HUB_EDITABLE)
 
     def change_pool(self, values: Mapping[str, Any]) -> None:
         """Set the pool's settings live, all or none; None takes a live value back. Raises InvalidParameter."""
-        fitted = self._fitting(values, POOL_EDITABLE)
+        self._change_some(values, POOL_EDITABLE)
+
+    def change_audit(self, values: Mapping[str, Any]) -> None:
+        """Set the audit log's settings live, all or none; None takes a live value back. Raises InvalidParameter."""
+        self._change_some(values, AUDIT_EDITABLE)
+
+    def _change_some(self, values: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        fitted = self._fitting(values, names)
         self._change({name: value for name, value in {**self.live, **fitted}.items() if value is not None})
 
     def change_options(self, values: Mapping[str, Any], model: str = "") -> None:
@@ -315,6 +331,8 @@ class Settings(EngineSettings, PoolSettings):
 
     def _fitted(self, name: str, value: Any) -> Any:
         kind = self.param[name]
+        if name in AUDIT_EDITABLE:
+            return fitting_audit(name, kind, value)
         return fitting_pool(name, kind, value) if name in POOL_EDITABLE else fitting(kind, value)
 
     def reset(self, names: tuple[str, ...] | None = None) -> None:
@@ -356,9 +374,10 @@ class Settings(EngineSettings, PoolSettings):
 
 LIVE_TIMEOUTS = ("timeout_chat_seconds", "timeout_completions_seconds", "timeout_embeddings_seconds")
 HUB_EDITABLE = ("hub_offline",)
-FITTED = (*EDITABLE, *POOL_EDITABLE, *HUB_EDITABLE)  # whose values are checked by a function of their own
+# Those whose values are checked by a function of their own.
+FITTED = (*EDITABLE, *POOL_EDITABLE, *AUDIT_EDITABLE, *HUB_EDITABLE)
 LAYERS: tuple[SourceName, ...] = ("file", "environment", "command line", "live")
-UNITS = {"mb": "MiB", "ms": "ms", "seconds": "s", "bits": "bits"}
+UNITS = {"mb": "MiB", "ms": "ms", "seconds": "s", "bits": "bits", "days": "days", "rows": "rows"}
 
 
 def _read(path: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The server at one moment. `time` is Unix seconds; rates are per second over the last second.
 
     `ttft_ms` is the median time to first token of the last minute, None without one. `memory_used` is the sum over
-    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model requests only, and
+    workers, `memory_limit` this machine's memory; both bytes. `audit_rows` counts rows about model requests only,
+    `audit_dropped` rows of the audit log that are lost, and
     `benchmark_changes` all news of benchmarks, so a page that shows them knows when to look again; so do `library_changes`
     (models on disk) and `preset_changes` (presets and aliases). `downloads` and `tasks` are those that are not over, and
     those that ended in the last minute.
@@ -123,6 +124,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     tasks: tuple[Task, ...] = ()
     library_changes: int = 0
     preset_changes: int = 0
+    audit_dropped: int = 0
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

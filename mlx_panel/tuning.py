@@ -129,8 +129,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    value: bool | int | float | str | list[str] | dict[str, float]
-    default: bool | int | float | str | list[str] | dict[str, float]
+    value: bool | int | float | str | list[str] | dict[str, float | str]
+    default: bool | int | float | str | list[str] | dict[str, float | str]
     source: SourceName
     own: bool = False
     minimum: float | None = None

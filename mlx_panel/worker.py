@@ -40,7 +40,6 @@ from .messages import (
     Failed,
     Forget,
     Frame,
-    GenerateRequest,
     Load,
     LoadFailed,
     Loading,
@@ -134,7 +133,7 @@ class Worker:
             log.error("a command was not understood: %s", type(error).__name__)
             return
         if isinstance(command, Add):
-            self._add(command.request)
+            self._add(command)
         elif isinstance(command, Cancel):
             self.engine.cancel(command.id)
         elif isinstance(command, Tune):
@@ -146,13 +145,14 @@ class Worker:
         elif isinstance(command, Stop):
             self.draining, self.stopped = True, self.stopped or not command.drain
 
-    def _add(self, request: GenerateRequest | EmbedRequest) -> None:
+    def _add(self, command: Add) -> None:
+        request = command.request
         try:
             if self.draining:
                 raise Draining
             if isinstance(request, EmbedRequest) is not (self.engine.info.kind == "embedding"):
                 raise WrongModelKind(field="model")
-            self.engine.add(request)
+            self.engine.add(request, command.origin)
         except MlxPanelError as error:
             numbers = {name: int(number) for name, number in error.numbers.items()}
             self._failed.append(Failed(request.id, error.code, numbers=numbers, field=error.field or ""))
@@ -162,14 +162,19 @@ class Worker:
 
     def _step(self) -> None:
         failed, self._failed = self._failed, []
-        events = failed + (self.engine.step() if self.engine.busy and not self.stopped else [])
+        events = failed + (self._events() if self.engine.busy and not self.stopped else [])
         if events:
             self.send(Frame(events))
+
+    def _events(self) -> list[Event]:
+        """What comes of a step: where the time of those that end went is told first."""
+        events = self.engine.step()
+        return [*self.engine.traces(), *events]
 
     def _cancel_all(self) -> None:
         for id in self.engine.ids:
             self.engine.cancel(id)
-        events = self.engine.step()
+        events = self._events()
         if events:
             self.send(Frame(events))
 

@@ -176,6 +176,7 @@ def test_every_audit_column_has_its_row(column: str) -> None:
 
 def commands(parser: argparse.ArgumentParser, path: str = "mlx-panel") -> Iterator[tuple[str, set[str]]]:
     """Every command that does something, with its flags."""
+    parser.format_help()  # a stray % in a text would make it fail
     inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
     if not inner:

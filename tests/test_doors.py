@@ -31,6 +31,8 @@ PATHS = {
     "/v1/admin/models/unload/{id}": "/v1/admin/models/unload/plain",
     "/v1/admin/cache/requests/{request_id}": "/v1/admin/cache/requests/none",
     "/v1/admin/cache/{model}": "/v1/admin/cache/plain",
+    "/v1/admin/audit-logs/charts/{name}": "/v1/admin/audit-logs/charts/requests",
+    "/v1/admin/audit-logs/{id}": "/v1/admin/audit-logs/none",
     "/v1/admin/benchmarks/{id}": "/v1/admin/benchmarks/none",
     "/api/settings/engine/{model}": "/api/settings/engine/plain",
     "/api/profiles/{name}": "/api/profiles/none",

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mlx_panel"
 # Each part with its height; a module may import parts that are lower, and its own.
 HEIGHT = {
-    "tuning": -1, "request": -1, "library": -1, "preset": -1, "sizing": -1, "footprint": 0, "architecture": 0, "errors": 0, "secret": 0, "record": -0.5, "messages": 0, "analytics": 0.2, "inquiry": 0.2, "snapshot": 0.1, "site": 0, "meter": 1, "parse": 1, "cache_log": 1.2, "engine_settings": 1.2, "pool_settings": 1.3, "preset_text": 1.2, "aliases": 1.2, "presets": 1.6, "settings": 1.5, "engine": 2, "worker": 3,
-    "pool": 3, "hub": 3, "audit": 3, "bench": 4, "sampler": 4, "probe": 4, "job": 4.2, "benches": 4.5, "http": 5, "dashboard": 5, "live": 4, "app": 6, "ending": 7, "plugin": 8, "serve": 9, "host": 10, "notebook": 11,
+    "tuning": -1, "request": -1, "library": -1, "preset": -1, "sizing": -1, "footprint": 0, "architecture": 0, "errors": 0, "secret": 0, "sandbox": -1, "record": -0.5, "messages": 0, "analytics": 0.2, "inquiry": 0.2, "snapshot": 0.1, "site": 0, "meter": 1, "parse": 1, "cache_log": 1.2, "engine_settings": 1.2, "pool_settings": 1.3, "audit_settings": 1.3, "preset_text": 1.2, "aliases": 1.2, "presets": 1.6, "settings": 1.5, "engine": 2, "worker": 3,
+    "pool": 3, "hub": 3, "audit": 3, "bench": 4, "sampler": 4, "probe": 4, "job": 4.2, "benches": 4.5, "prove": 4.7, "http": 5, "dashboard": 5, "live": 4, "app": 6, "ending": 7, "plugin": 8, "serve": 9, "host": 10, "audit_access": 4.6, "notebook_sql": 10.8, "notebook_audit": 10.9, "audit_command": 11.5, "notebook": 11,
     "chat": 2, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 # The file `panel serve` runs builds the page from the running server: it is an entry point that lies in dashboard/.
@@ -28,6 +28,7 @@ HEAVY = {
 LAZY_ALLOWED = {
     "__init__.py",
     "cli.py",
+    "audit_command.py",
     "worker.py",
     "hub/command.py",
     "hub/demo.py",

@@ -123,6 +123,16 @@ async def test_a_model_comes_first_then_a_preset_then_rules(tmp_path: Path) -> N
     assert await names.dangling() == ["gone"]
 
 
+async def test_the_servers_own_names_give_way_to_others(tmp_path: Path) -> None:
+    names = Names(Catalog("m"), store(tmp_path, "m"))
+    names.background["proof"] = "m"
+    found = await names.find("proof")
+    assert (found.model.id, found.low, (await names.find("m")).low) == ("m", True, False)
+    del names.background["proof"]
+    with pytest.raises(ModelNotFound):
+        await names.find("proof")
+
+
 async def test_a_name_that_nobody_has_says_what_points_to_nothing(tmp_path: Path) -> None:
     held = store(tmp_path, "m", "n")
     await held.create(Preset(name="p", model="n"))

@@ -28,12 +28,14 @@ from mlx_panel.messages import (
     Frame,
     GenerateRequest,
     LoadFailed,
+    Origin,
     Ready,
     Report,
     Sampling,
     Stage,
     Stop,
     Text,
+    Trace,
     Usage,
     decode_report,
     encode,
@@ -119,9 +121,14 @@ def test_a_real_model_streams_cancels_and_stops_in_order(peer: Peer, tmp_path: P
     ready = peer.take(Ready)
     assert (ready.pid, ready.info.architecture) == (peer.process.pid, "llama")
     assert set(ready.versions) == {"mlx-panel", "mlx", "mlx-lm"}
-    peer.send(Add(ask(max_tokens=8)))
+    now = time.monotonic()
+    peer.send(Add(ask(max_tokens=8), Origin("caller's", now - 1.0, now)))
     events = peer.until(ends)
     assert events[-1].usage.completion_tokens == 8
+    (trace,) = (event for event in events if isinstance(event, Trace))
+    assert events.index(trace) < len(events) - 1  # before the end, and in its frame
+    assert trace.spans[0].at_ms == pytest.approx(1000, abs=0.01)  # when it was sent, on the arrival's clock
+    assert {"tokenise", "prefill", "decode"} <= {span.kind for span in trace.spans}
     peer.send(Add(ask("b", max_tokens=1000)))
     peer.until(lambda event: isinstance(event, Text))
     peer.send(Cancel("b"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..audit.reader import AuditReader
+from ..audit.sql import SqlConsole
 from ..bench import Result
 from ..benches import Benches
 from ..cache_log import CacheLog
@@ -15,17 +16,23 @@ from ..job import Job, Order, Shelved
 from ..messages import Limit
 from ..parse.volatile import RULES
 from ..pool.pool import ModelPool
+from ..prove.prover import Prover
 from ..sampler import Sampler
 from ..settings import Settings
 from ..snapshot import AuditPage
 from ..tuning import CacheRecord
+from .audit_settings_source import AuditKeeper, LocalAuditSettings
+from .audit_source import LocalAudit
 from .library_source import LocalLibrary
 from .pool_source import LocalPool
 from .preset_source import LocalPresets
+from .proof_source import LocalProof
+from .request_source import LocalRequests
 from .source import EngineState, RuleState, Unsubscribe, Watcher
+from .sql_source import LocalSql
 
 
-class Server(Protocol):
+class Server(AuditKeeper, Protocol):
     """The Runtime, as far as a dashboard needs it."""
 
     settings: Settings
@@ -34,6 +41,8 @@ class Server(Protocol):
     sampler: Sampler
     cache_log: CacheLog
     benches: Benches
+    prover: Prover
+    console: SqlConsole
     hub: Hub
     downloads: Downloads
     library: Library
@@ -49,7 +58,9 @@ class Server(Protocol):
     async def system(self) -> dict[str, Any]: ...
 
 
-class Local(LocalLibrary, LocalPool, LocalPresets):
+class Local(
+    LocalAudit, LocalAuditSettings, LocalLibrary, LocalPool, LocalPresets, LocalProof, LocalRequests, LocalSql
+):
     """A `Source` on the server's loop."""
 
     _server: Server

@@ -11,7 +11,10 @@ import param
 from panel.util import edit_readonly
 
 from .aliases import Aliases
+from .analytics import Analytics
+from .analytics_filter import given, opened
 from .audit import AuditTable
+from .audit_settings import AuditStorage
 from .benchmarks import Benchmarks
 from .cache import PrefixCache
 from .downloads import Downloads
@@ -21,11 +24,15 @@ from .live import Live
 from .menu import Menu
 from .pool_settings import PoolForm
 from .presets import Presets
+from .proof import PrivacyProof
+from .request import RequestView
 from .source import Source
+from .sql import Sql
 from .status import Status
 from .system import SystemCard
 from .timeouts import Timeouts
 
+UNLISTED = {"/request"}  # pages that others lead to, and no menu
 THEME_COOKIE = "mlx-panel-theme"  # written by status.js
 FONT = "Roboto, system-ui, -apple-system, 'Segoe UI', sans-serif"
 TYPOGRAPHY = {"fontFamily": FONT, "button": {"textTransform": "none", "fontWeight": 600}}
@@ -52,6 +59,7 @@ TABS: dict[str, Callable[[Source], Any]] = {
     "Prefix cache": PrefixCache,
     "Engine": EngineForm,
     "Pool": PoolForm,
+    "Audit log": AuditStorage,
     "Timeouts": Timeouts,
     "System": SystemCard,
 }
@@ -76,15 +84,15 @@ LOOK = {
 
 def overview(source: Source, linked: str) -> pmui.Page:
     """What is live above, and under it what was, what is set and what it runs on."""
-    return _page(source, "/", linked, [Live(source), _tabs(source)])
+    return _page(source, "/", linked, [Live(source), _tabs(source, linked)])
 
 
-def _tabs(source: Source) -> pmui.Tabs:
+def _tabs(source: Source, linked: str) -> pmui.Tabs:
     """The tabs below. What stands in one is made when it is first opened: opening the page should not cost all of them."""
     nothing = pn.Spacer()  # one for all, each would cost two milliseconds
     first, *others = TABS.items()
     tabs = pmui.Tabs(
-        (first[0], first[1](source)),
+        (first[0], AuditTable(source, linked=linked)),
         *((title, nothing) for title, _ in others),
         sizing_mode="stretch_width",
         margin=(16, 0, 0, 0),
@@ -115,10 +123,38 @@ def presets(source: Source, linked: str) -> pmui.Page:
     return _page(source, "/presets", linked, [Presets(source), Aliases(source)])
 
 
+def audit(source: Source, linked: str) -> pmui.Page:
+    """What the log knows, as charts and as rows, all by one filter."""
+    charts = Analytics(source, opened(given())[0], linked=linked)
+    table = AuditTable(source, choose=charts.choose, linked=linked, here="/audit")
+    charts.on_filter(table.put)
+    return _page(source, "/audit", linked, [charts, pn.Spacer(height=14), table])
+
+
+def privacy(source: Source, linked: str) -> pmui.Page:
+    """A proof of what this server keeps, and its report."""
+    return _page(source, "/privacy", linked, [PrivacyProof(source, linked)])
+
+
+def request(source: Source, linked: str) -> pmui.Page:
+    """The request that the address names: `id` is its number in the audit log, or its request id."""
+    arguments = pn.state.session_args or {}
+    id = b"".join(arguments.get("id", [])[:1]).decode("ascii", "replace")[:64]
+    return _page(source, "/request", linked, [RequestView(source, id, linked=linked)])
+
+
+def sql(source: Source, linked: str) -> pmui.Page:
+    """Questions of one's own to the log."""
+    return _page(source, "/sql", linked, [Sql(source, linked)])
+
+
 def _page(source: Source, path: str, linked: str, main: list[Any]) -> pmui.Page:
     page = pmui.Page(
         title="mlx-panel",
-        header=[Status(source), Menu(path, {place: title for place, (title, _) in PAGES.items()}, linked)],
+        header=[
+            Status(source),
+            Menu(path, {place: PAGES[place][0] for place in PAGES if place not in UNLISTED}, linked),
+        ],
         main=main,
         main_width=1560,
         busy_indicator=None,
@@ -135,7 +171,11 @@ PAGES: dict[str, tuple[str, Callable[[Source, str], pmui.Page]]] = {
     "/": ("Overview", overview),
     "/models": ("Models", models),
     "/presets": ("Presets", presets),
+    "/audit": ("Audit", audit),
+    "/sql": ("SQL", sql),
     "/benchmarks": ("Benchmarks", benchmarks),
+    "/privacy": ("Privacy", privacy),
+    "/request": ("Request", request),
 }
 
 

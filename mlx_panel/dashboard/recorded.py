@@ -9,23 +9,38 @@ from typing import Any
 
 import msgspec
 
+from ..analytics import Chart, RequestView
+from ..audit.sql_schema import Table
 from ..bench import Result
 from ..errors import Conflict, InvalidParameter, ModelNotFound, NotFound, SettingsError
+from ..inquiry import Proof, SavedQuery, SqlResult
 from ..job import Job, Order, Shelved, stored
 from ..messages import AuditRecord, Limit
 from ..parse.volatile import RULES
 from ..preset_text import Stored
 from ..snapshot import AuditPage, ModelState, ModelStateName, Sample, Snapshot
 from ..tuning import CacheFigures, CacheRecord, Option
+from .audit_settings_source import RecordedAuditSettings
+from .audit_source import MODEL_DIALECTS, RecordedAudit
 from .library_recorded import RecordedLibrary, Stock
 from .pool_source import RecordedPool
 from .preset_recorded import RecordedPresets
+from .proof_source import RecordedProof
+from .request_source import RecordedRequests
 from .source import EngineState, RuleState, Unsubscribe, Watcher, sample, weak
+from .sql_source import RecordedSql
 
-MODEL_DIALECTS = ("openai", "anthropic")
 
-
-class Recorded(RecordedLibrary, RecordedPool, RecordedPresets):
+class Recorded(
+    RecordedAudit,
+    RecordedAuditSettings,
+    RecordedLibrary,
+    RecordedPool,
+    RecordedPresets,
+    RecordedProof,
+    RecordedRequests,
+    RecordedSql,
+):
     """A source that replays given snapshots: for trying components, and for tests, without a server.
 
     `put` is the next second. Loading and unloading change the models of the last snapshot, after `delay` seconds;
@@ -55,14 +70,24 @@ class Recorded(RecordedLibrary, RecordedPool, RecordedPresets):
         self.limits = list(limits)
         self.about = system or {}
         self.options = list(options)
-        self.model_options: dict[str, dict[str, Any]] = {}
         self.cached = list(cached)
         self.results = {result.id: result for result in results}
-        self.job: Job | None = None
         self.stock = stock or Stock()
         self.pool_settings = list(pool_settings)
         self.stored = stored or Stored()
         self.delay = delay
+        self._begin_empty()
+
+    def _begin_empty(self) -> None:
+        """What nobody gives at first: filled by what is done, or set as an attribute."""
+        self.model_options: dict[str, dict[str, Any]] = {}
+        self.job: Job | None = None
+        self.privacy: list[Proof] = []
+        self.charts: dict[str, Chart] = {}
+        self.requests: dict[int, RequestView] = {}
+        self.sql_results: dict[str, SqlResult] = {}
+        self.queries: dict[str, SavedQuery] = {}
+        self.tables: list[Table] = []
         self.faults: dict[str, Exception] = {}
         self.calls: list[tuple[Any, ...]] = []
         self._watchers: dict[int, Callable[[], Watcher | None]] = {}

@@ -14,11 +14,16 @@ from ..job import Job, Order, Shelved, Stored
 from ..messages import Limit
 from ..snapshot import AuditPage
 from ..tuning import CacheRecord
+from .audit_settings_source import RemoteAuditSettings
+from .audit_source import RemoteAudit
 from .feed import Feed
 from .library_source import RemoteLibrary
 from .pool_source import RemotePool
 from .preset_source import RemotePresets
+from .proof_source import RemoteProof
+from .request_source import RemoteRequests
 from .source import EngineState, RuleState, Unsubscribe, Watcher
+from .sql_source import RemoteSql
 
 Answer = TypeVar("Answer")
 QUICK = httpx.Timeout(30, connect=5)
@@ -55,7 +60,16 @@ class Listed(msgspec.Struct, frozen=True):
     skipped: list[str]
 
 
-class Remote(RemoteLibrary, RemotePool, RemotePresets):
+class Remote(
+    RemoteAudit,
+    RemoteAuditSettings,
+    RemoteLibrary,
+    RemotePool,
+    RemotePresets,
+    RemoteProof,
+    RemoteRequests,
+    RemoteSql,
+):
     """A `Source` over HTTP. Its coroutines run on any loop; watchers are called from one thread for all of them.
 
     Every method raises ServerUnreachable where nothing of ours answers, else the error the server names. While the
@@ -64,6 +78,7 @@ class Remote(RemoteLibrary, RemotePool, RemotePresets):
 
     def __init__(self, url: str, key: str | None = None):
         self.url = url.rstrip("/")
+        self.key = key
         self._options: dict[str, Any] = {
             "base_url": self.url,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},

@@ -19,9 +19,14 @@ from ..job import Job, Order, Shelved
 from ..messages import Limit
 from ..snapshot import AuditPage, Sample, Snapshot
 from ..tuning import CacheRecord, Option
+from .audit_settings_source import AuditSettingsSource
+from .audit_source import AuditSource
 from .library_source import LibrarySource
 from .pool_source import PoolSource
 from .preset_source import PresetSource
+from .proof_source import ProofSource
+from .request_source import RequestSource
+from .sql_source import SqlSource
 
 Watcher = Callable[[Snapshot, list[Sample] | None], None]
 Unsubscribe = Callable[[], None]
@@ -43,7 +48,17 @@ class RuleState(msgspec.Struct, frozen=True):
     stripped: int = 0
 
 
-class Source(LibrarySource, PoolSource, PresetSource, Protocol):
+class Source(
+    AuditSettingsSource,
+    AuditSource,
+    LibrarySource,
+    PoolSource,
+    PresetSource,
+    ProofSource,
+    RequestSource,
+    SqlSource,
+    Protocol,
+):
     """A server to look at. Every coroutine may raise an `MlxPanelError`, whose text may be shown to a person."""
 
     def subscribe(self, watcher: Watcher) -> Unsubscribe:

@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from .. import __version__
 from . import blas
 
@@ -18,17 +16,30 @@ blas.preload()
 
 import mlx.core as mx  # noqa: E402
 
-from ..errors import Conflict, GenerationFailed, GrammarTooComplex, InvalidParameter, MlxPanelError  # noqa: E402
-from ..messages import Beat, Cancelled, Event, Failed, GenerateRequest, Memory, ModelInfo, Stage  # noqa: E402
+from ..errors import Conflict, GenerationFailed, InvalidParameter  # noqa: E402
+from ..messages import (  # noqa: E402
+    Beat,
+    Cancelled,
+    Event,
+    Failed,
+    GenerateRequest,
+    Memory,
+    ModelInfo,
+    Origin,
+    Stage,
+    Trace,
+)
 from ..site import site  # noqa: E402
 from ..tuning import CacheFigures, EngineOptions  # noqa: E402
 from . import kv, loader, used  # noqa: E402
 from .admission import Admission  # noqa: E402
 from .batch import Batch, Ready, Token  # noqa: E402
+from .block_hashes import BLOCK_TOKENS, block_hashes  # noqa: E402
 from .budget import Budget  # noqa: E402
 from .choices import choices, token_logprob  # noqa: E402
-from .guide import stuck  # noqa: E402
-from .intake import Intake, field_of  # noqa: E402
+from .counted import figures  # noqa: E402
+from .failing import failed, refused, unusable  # noqa: E402
+from .intake import Intake  # noqa: E402
 from .lanes import Lanes  # noqa: E402
 from .lone import Lone  # noqa: E402
 from .prefill import Prefill, Progress  # noqa: E402
@@ -39,6 +50,7 @@ from .reading import Progress as Told  # noqa: E402
 from .reading import silent  # noqa: E402
 from .row import Row  # noqa: E402
 from .speculate import load_draft  # noqa: E402
+from .timeline import NOWHERE, Timeline  # noqa: E402
 
 log = logging.getLogger(__name__)
 NOTHING = Progress([], [])
@@ -92,14 +104,17 @@ class Engine:
         self._vocabulary = self._intake.vocabulary
         self._prefix = prefix
         telling = Telling(self.tokenizer, self._vocabulary)
+        self._timeline = Timeline()
         self._prefill = Prefill(
-            self.model, options, prefix, telling.report, telling.spans, lambda: self._budget.make_room()
-        )
+            self.model, options, prefix, telling.report, telling.spans, lambda: self._budget.make_room(),
+            timeline=self._timeline,
+        )  # fmt: skip
         eos = frozenset(self.tokenizer.eos_token_ids)
         self._lone = Lone(self.model, eos, options, draft, self._vocabulary.size)
         self._lanes = Lanes(self._lane, lambda: self._prefill.token_bytes, lambda: self._budget.free)
         self._budget = Budget(admission, self._prefill, self._lanes, prefix)
         self._untold: list[Event] = []
+        self._traces: list[Trace] = []
         # On a CPU mlx's `async_eval` waits until all but a few operations are done, so nothing is lost by waiting.
         self._waits = mx.default_device().type == mx.DeviceType.cpu
 
@@ -108,8 +123,8 @@ class Engine:
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def add(self, request: GenerateRequest) -> None:
-        """Queue a request; it starts when there is a place.
+    def add(self, request: GenerateRequest, origin: Origin = NOWHERE) -> None:
+        """Queue a request; it starts when there is a place. `origin` is for its trace.
 
         Raises TemplateError, EmptyPrompt, ContextLengthExceeded, MemoryExceeded, InvalidParameter, UnsupportedParameter,
         or Conflict for an id in use. A grammar that cannot be compiled is told by `step()`, as `Failed`.
@@ -118,7 +133,9 @@ class Engine:
             raise Conflict("A request with this id is running.")
         if not 0 < request.n <= self.options.max_batch:
             raise InvalidParameter("n is more than this server runs at a time.", field="n")
+        taken = self._timeline.now()
         row = self._intake.take(request)
+        self._timeline.began(request.id, taken, origin)
         if row is not None:
             self._queue(row)
 
@@ -140,6 +157,7 @@ class Engine:
         finally:
             if self.cancel(request.id):
                 self._untold.clear()
+                self._timeline.dropped(request.id)
 
     def step(self) -> list[Event]:
         """Move every running request on by a token, or a prompt by a chunk, and return what happened.
@@ -157,12 +175,17 @@ class Engine:
             events += self._decode(lane, joining)
         pace = self._prefill.pace
         pace.looked(decoding=self._decoding, width=progress.width, seconds=progress.seconds)
+        self._traces = self._timeline.ended(events, pace.token_seconds)
         self.steps += 1
         if not self.busy and self._prefix is not None:
             self._upkeep(self._prefix.flush)
         if not self.busy or self.steps % STEPS_BETWEEN_CLEARS == 0:
             mx.clear_cache()
         return events
+
+    def traces(self) -> list[Trace]:
+        """Where the time of the requests that ended in the last step went."""
+        return self._traces
 
     def warm_up(self) -> None:
         """Run the model once on nothing: the first request then waits for no kernel and no guess at its pace."""
@@ -218,7 +241,7 @@ class Engine:
 
     def beat(self) -> Beat:
         """The counters since the start, memory and caches now."""
-        figures = self.figures()
+        caches = self.figures()
         if not self.busy:
             self._budget.rest()
         return Beat(
@@ -228,23 +251,14 @@ class Engine:
             self.prompt_tokens,
             self.completion_tokens,
             self.memory(),
-            figures,
+            caches,
             self.options.memory_limit,
             self._budget.committed,
         )
 
     def figures(self) -> CacheFigures:
         """The caches now."""
-        figures = CacheFigures() if self._prefix is None else self._prefix.figures
-        waiting: list[Any] = next((row.caches for row in self._prefill.queue), [])
-        dtype = self._lanes.kv_dtype or kv.kv_dtype(waiting)
-        return msgspec.structs.replace(
-            figures,
-            kv_dtype=dtype,
-            kv_bytes=self.cache_bytes,
-            drafted=self._lone.drafted,
-            accepted=self._lone.accepted,
-        )
+        return figures(self._prefix, self._prefill, self._lanes, self._lone, self.cache_bytes)
 
     def close(self, *, last: bool = False) -> None:
         """Free the model and its caches; what the prefix cache still writes is written.
@@ -278,6 +292,8 @@ class Engine:
 
     def _queue(self, row: Row) -> None:
         self._budget.admission.weigh(row)
+        if key := row.request.block_key:
+            self._timeline.hashed(row.id, BLOCK_TOKENS, block_hashes(row.prompt.tokens, key))
         self._prefill.queue.add(row)
         if sum(one.width for one in self._all()) > self.options.max_batch:
             self._untold.append(Stage(row.id, "queued", total=len(row.prompt.tokens)))
@@ -286,7 +302,7 @@ class Engine:
         ready, failed = self._intake.compiled(idle=not self._decoding and not len(self._prefill.queue))
         for row in ready:
             self._queue(row)
-        self._untold += [_refused(row, error) for row, error in failed]
+        self._untold += [refused(row, error) for row, error in failed]
 
     def _process_prompts(self, decoding: bool) -> tuple[Progress, list[Event]]:
         """A pass over prompts, if it is their turn; and what failed."""
@@ -294,7 +310,7 @@ class Engine:
         failed: list[Event] = []
         for row, refusal in turn.refused:
             self._prefill.drop(row)
-            failed.append(_refused(row, refusal))
+            failed.append(refused(row, refusal))
         rows = self._prefill.turn(turn.space, decoding=decoding)
         try:
             progress = self._prefill.run(rows, wait=self._waits or not decoding) if rows else NOTHING
@@ -308,10 +324,12 @@ class Engine:
         return progress, failed
 
     def _decode(self, lane: Batch, ready: list[Ready]) -> list[Event]:
+        began = self._timeline.now()
         try:
             tokens = lane.step(ready)
         except Exception as error:
             return self._start_over(lane, ready, error)
+        self._timeline.stepped(id(lane), began, lane.rows, joined=bool(ready))
         return [event for token in tokens if not token.row.over for event in self._take(lane, token)]
 
     def _take(self, lane: Batch, token: Token) -> list[Event]:
@@ -319,7 +337,7 @@ class Engine:
         self.completion_tokens += 1
         try:
             if token.bad:
-                raise _unusable(row)
+                raise unusable(row)
             known = token.logprobs
             told = None if known is None else token_logprob(self._vocabulary, token.token, known)
             events = row.take(token.token, token.finish, told)
@@ -345,8 +363,7 @@ class Engine:
         self._drop(row.id)
         log.error("one request failed: %s", site(error))
         self._doubt([row], error)
-        code = error.code if isinstance(error, GrammarTooComplex) else GenerationFailed.code
-        return Failed(row.id, code, row.usage(), field=getattr(error, "field", None) or "")
+        return failed(row, error)
 
     def _start_over(self, lane: Batch, ready: list[Ready], error: Exception) -> list[Event]:
         rows = {row.id: row for row in [*lane.rows, *(row for group in ready for row in group.rows)]}
@@ -379,15 +396,3 @@ class Engine:
 def _context(info: ModelInfo, options: EngineOptions) -> int:
     """The most tokens that prompt and answer may have together."""
     return min(info.context_length, options.context_length or info.context_length)
-
-
-def _refused(row: Row, error: MlxPanelError) -> Failed:
-    numbers = {name: int(number) for name, number in error.numbers.items()}
-    return Failed(row.id, error.code, row.usage(), numbers, error.field or "")
-
-
-def _unusable(row: Row) -> Exception:
-    """Why no token of a row's distribution could be drawn."""
-    if row.guide is not None and stuck(row.guide):
-        return GrammarTooComplex(field=field_of(row.request))
-    return FloatingPointError("the model's output is not a number")

@@ -1,12 +1,9 @@
-"""Models in memory, the audit log, settings and the system: what the dashboard does, over HTTP."""
+"""Models in memory, settings and the system: what the dashboard does, over HTTP."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from ..errors import InvalidParameter
 from ..messages import Limit
 from . import decode as bodies
 from .endpoint import Endpoint
@@ -40,26 +37,6 @@ class UnloadModel(Endpoint):
     async def answer(self, *path: str) -> None:
         await self.house.pool.unload(path[0])
         self.reply({"status": "unloaded", "model": path[0]})
-
-
-class AuditLogs(Endpoint):
-    """A page of the audit log, newest first: `limit`, `offset`, `status`, `model`, `endpoint`, `scope`."""
-
-    route = "/v1/admin/audit-logs"
-    text = ("status", "model", "endpoint", "scope")
-    numbers = ("limit", "offset")
-
-    async def answer(self, *path: str) -> None:
-        self.reply(await self.house.reader.page(**self._query()))
-
-    def _query(self) -> dict[str, Any]:
-        given = {name: self.get_query_argument(name) for name in self.request.query_arguments}
-        unknown = bodies.printable(set(given) - {*self.text, *self.numbers})
-        if unknown:
-            raise InvalidParameter(f"There is no filter '{unknown[0]}'.", field=unknown[0])
-        return {
-            name: _number(name, value) if name in self.numbers else value for name, value in given.items()
-        }
 
 
 class Timeouts(Endpoint):
@@ -143,18 +120,10 @@ class Live(Endpoint):
             await out.send(frame(msgspec.json.encode({"now": snapshot, "history": history})))
 
 
-def _number(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InvalidParameter(f"'{name}' must be a whole number.", field=name) from error
-
-
 routes = [
     (ModelsStatus.route, ModelsStatus),
     (r"/v1/admin/models/load/(.+)", LoadModel),
     (r"/v1/admin/models/unload/(.+)", UnloadModel),
-    (AuditLogs.route, AuditLogs),
     (Timeouts.route, Timeouts),
     (Options.route, Options),
     (r"/api/settings/engine/(.+)", ModelOptions),

@@ -171,7 +171,7 @@ class Endpoint(RequestHandler):
         self._recorded = True
         sent = self.get_status() if error is None or self._headers_written else status_of(error)
         record = self.ledger.record(error, sent)
-        self.house.audit.put(record)
+        self.house.audit.put(record, self.ledger.detail())
         self.house.meter.saw(record)
 
     def _write_problem(self, error: MlxPanelError) -> None:
@@ -276,8 +276,9 @@ class Endpoint(RequestHandler):
         """Answer with server-sent events from now on."""
         settings = self.house.settings
         self.out = EventStream(
-            self, write_timeout=settings.timeout_write_seconds, keep_alive=settings.sse_keepalive_seconds
-        )
+            self, write_timeout=settings.timeout_write_seconds, keep_alive=settings.sse_keepalive_seconds,
+            waited=self.ledger.passage.waited,
+        )  # fmt: skip
         return self.out
 
     def ignore(self, names: list[str]) -> None:

@@ -102,12 +102,15 @@ class Generation(Inference):
         async with self.leased(call.first.model, clocks, count=len(call.requests)) as (worker, named):
             call = call.meant(named)
             requests = [self._suited(request, worker, call.fields) for request in seeded(call.requests)]
+            requests = [msgspec.structs.replace(one, block_key=self.house.block_key) for one in requests]
+            self.ledger.asks(requests[0])
             self.set_header("X-Sampling", receipt(requests[0]))
             with self.submitted(worker, clocks, *requests) as stream:
                 await follow(call, stream, clocks)
 
     def _note(self, call: Call) -> None:
         self.ledger.stream = call.stream
+        self.ledger.asks(call.first)
         self.ledger.choices = sum(request.n for request in call.requests)
         structure = call.first.structure
         self.ledger.structure = structure.kind if structure is not None else None
@@ -201,8 +204,8 @@ class _Collecting:
         if tokens is None or self._ledger.ttft is None:
             return False
         self._answer.add(events)
-        self._ledger.spoken += tokens
-        self._clocks.spoke = time.monotonic()
+        now = self._clocks.spoke = time.monotonic()
+        self._ledger.heard(tokens, now)
         return True
 
 
@@ -228,7 +231,7 @@ class _Streaming:
         data = chunk(events[0]) if single else b"".join(map(chunk, together(events)))  # type: ignore[arg-type]
         if not self._out.offer(data, now):
             return False
-        self._ledger.spoken += tokens
+        self._ledger.heard(tokens, now)
         self._clocks.spoke = now
         return True
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from ..errors import Timeout
-from ..messages import CacheReport, Echo, Event, Stage
+from ..messages import CacheReport, Echo, Event, Stage, Trace
 from ..pool.stream import Stream
 from ..settings import Settings
 
@@ -55,7 +55,7 @@ class Clocks:
     def saw(self, event: Event) -> None:
         """Advance by an event of the request."""
         self._ends.pop("queue", None)
-        if not isinstance(event, Stage | CacheReport | Echo):
+        if not isinstance(event, Stage | CacheReport | Echo | Trace):
             self._ends.pop("first_token", None)
             self.spoke = time.monotonic()
 

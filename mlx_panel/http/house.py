@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar, Protocol
 
+from ..audit.export import Exports
+from ..audit.feed import AuditFeed
 from ..audit.reader import AuditReader
+from ..audit.sql import SqlConsole
+from ..audit.storage import Storage
 from ..audit.store import AuditStore
 from ..benches import Benches
 from ..cache_log import CacheLog
@@ -19,6 +23,7 @@ from ..pool.names import Names
 from ..pool.pool import ModelPool
 from ..pool.servers import Servers
 from ..presets import Presets
+from ..prove.prover import Prover
 from ..settings import Settings
 from ..snapshot import ModelState, Sample, Snapshot
 
@@ -33,6 +38,10 @@ class House(Protocol):
     servers: Servers
     audit: AuditStore
     reader: AuditReader
+    feed: AuditFeed
+    exports: Exports
+    console: SqlConsole
+    prover: Prover
     meter: Meter
     cache_log: CacheLog
     benches: Benches
@@ -41,6 +50,8 @@ class House(Protocol):
     library: Library
     draining: bool
 
+    @property
+    def block_key(self) -> bytes: ...
     def watch(self) -> AsyncIterator[tuple[Snapshot, list[Sample] | None]]: ...
     async def models(self) -> list[ModelState]: ...
     async def system(self) -> dict[str, Any]: ...
@@ -51,6 +62,9 @@ class House(Protocol):
     async def set_hub(self, values: dict[str, Any]) -> None: ...
     async def set_pool_options(self, values: dict[str, Any]) -> None: ...
     async def reset_pool_options(self) -> None: ...
+    async def set_audit_options(self, values: dict[str, Any]) -> None: ...
+    async def reset_audit_options(self) -> None: ...
+    async def audit_storage(self) -> Storage: ...
     async def forget(self, model: str) -> None: ...
     def enter(self, visitor: Visitor) -> None: ...
     def leave(self, visitor: Visitor) -> None: ...

@@ -69,13 +69,14 @@ class Inference(Endpoint):
             self._known(name, named, clocks)
             model = named.model.id
             asked = time.monotonic()
+            self.ledger.passage.asked()
             async with contextlib.AsyncExitStack() as stack:
                 stack.enter_context(self.house.names.used(named))
                 lease = self.house.pool.lease(model, low=named.low)
                 if self.progress is not None:
                     lease = self._told(lease, model)
                 worker = await clocks.within(stack.enter_async_context(lease))
-                self.ledger.loaded(model, time.monotonic() - asked)
+                self.ledger.loaded(model, time.monotonic() - asked, worker.started)
                 if worker.ready is not None:
                     self.check_kind(worker.ready.info.kind)
                 yield Lease(worker, named)
@@ -96,9 +97,11 @@ class Inference(Endpoint):
         preset, alias = named.preset, named.alias
         if alias is None or alias.kind == "exact":
             self.ledger.model_requested = name
+            self.ledger.alias = alias.pattern if alias is not None else None
         if alias is not None:
             self.set_header("X-Alias", header(alias))
         if preset is not None:
+            self.ledger.preset = preset.name
             self.set_header("X-Preset", preset.name)
             seconds = getattr(preset.timeouts, self.limit.removeprefix("timeout_").removesuffix("_seconds"))
             if seconds is not None:
@@ -116,7 +119,7 @@ class Inference(Endpoint):
         self, worker: Worker, clocks: Clocks, *requests: GenerateRequest | EmbedRequest
     ) -> Iterator[Stream]:
         """The requests in the worker. Whatever ends the reading early also ends the work."""
-        stream = worker.submit(*requests)
+        stream = worker.submit(*requests, origin=self.ledger.passage.sent())
         clocks.admitted()
         try:
             yield stream

@@ -14,6 +14,7 @@ from ..errors import (
     ModelStopped,
     Timeout,
     Unavailable,
+    UpgradeRequired,
     WorkerDied,
     status_of,
 )
@@ -51,6 +52,8 @@ def headers(error: MlxPanelError) -> dict[str, str]:
         return {"x-should-retry": "false"}  # OpenAI's clients would repeat them, and the work with them.
     if isinstance(error, Unavailable):
         return {"Retry-After": "1"}
+    if isinstance(error, UpgradeRequired):
+        return {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     return {}
 
 

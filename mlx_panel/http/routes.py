@@ -6,6 +6,12 @@ from typing import Any
 
 from . import (
     admin,
+    audit,
+    audit_export,
+    audit_feed,
+    audit_request,
+    audit_settings,
+    audit_sql,
     benchmarks,
     cache,
     downloads,
@@ -19,6 +25,8 @@ from . import (
     openai_models,
     pool,
     presets,
+    prove,
+    replay,
     servers,
 )
 from .endpoint import Endpoint
@@ -30,7 +38,13 @@ MODULES = (
     openai_completions,
     embeddings,
     openai_models,
+    replay,  # before what takes any id
     admin,
+    audit,
+    audit_export,
+    audit_feed,
+    audit_settings,
+    audit_sql,
     cache,
     benchmarks,
     pool,
@@ -38,7 +52,9 @@ MODULES = (
     library,
     hub,
     presets,
+    prove,
     servers,
+    audit_request,  # behind those with a name of their own
     fallback,
 )
 

@@ -74,6 +74,11 @@ class Hub:
         await self._client.close()
 
     @property
+    def connected(self) -> bool:
+        """Whether there may be connections to the hub."""
+        return self._client.connected
+
+    @property
     def offline(self) -> bool:
         """Whether the hub is not to be asked."""
         return self._offline()

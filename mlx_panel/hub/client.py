@@ -45,6 +45,11 @@ class HubClient:
     def __repr__(self) -> str:
         return f"<HubClient {self.endpoint} {'open' if self._client else 'idle'}>"
 
+    @property
+    def connected(self) -> bool:
+        """Whether the hub was asked, so that there may be connections to it."""
+        return self._client is not None
+
     async def close(self) -> None:
         """Close what connections there are."""
         client, self._client = self._client, None
