@@ -1,7 +1,5 @@
 """`python -m mlx_panel` is `mlx-panel`."""
 
-import sys
+from .cli import entry
 
-from .cli import main
-
-sys.exit(main())
+entry()

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import os
 import sys
 from pathlib import Path
 
 from . import __version__
 from .errors import MlxPanelError
+
+
+def entry() -> None:
+    """`mlx-panel` as a process."""
+    status = main()
+    if sys.argv[1:2] == ["serve"]:
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End a server's process without taking Python apart: Bokeh keeps pages to the very end, and DuckDB's binding would
+    list on the terminal all that they hold of it. Everything of ours is closed and on the disk by now."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def main(argv: list[str] | None = None) -> int:
