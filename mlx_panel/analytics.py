@@ -77,8 +77,10 @@ def read(given: Mapping[str, Iterable[str]]) -> AuditFilter:
         if name not in FILTER_NAMES:
             raise InvalidParameter(f"There is no filter '{name[:64]}'.", field=name[:64])
         found = tuple(dict.fromkeys(text for text in texts if text))
+        if len(found) > 1 and name not in NAMED:
+            raise InvalidParameter(f"'{name}' is given more than once.", field=name)
         if found:
-            values[name] = found if name in NAMED else _single(name, found[-1])
+            values[name] = found if name in NAMED else _single(name, found[0])
     _check(values)
     return AuditFilter(**values)
 
@@ -111,9 +113,13 @@ def moment(name: str, text: str) -> datetime:
     """A moment in ISO 8601 (without a zone: UTC), or Unix seconds. Raises InvalidParameter."""
     try:
         if text.replace(".", "", 1).isdecimal():
-            return datetime.fromtimestamp(float(text), UTC)
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+            found = datetime.fromtimestamp(float(text), UTC)
+        else:
+            found = datetime.fromisoformat(text)
+        found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        if not 1900 <= found.year < 2200:  # charts add days to it
+            raise ValueError("out of range")
+        return found
     except (ValueError, OverflowError, OSError):
         raise InvalidParameter(f"{name} is a moment such as 2026-11-20T08:00:00Z.", field=name) from None
 

@@ -117,13 +117,16 @@ def test_what_is_clicked_and_dragged_filters_everything_and_can_be_undone(
 
 
 @pytest.mark.parametrize(
-    "visit", ["?status=bogus&status=success&modle=x&latency.metric=itl&since=yesterday"], indirect=True
+    "visit",
+    ["?status=bogus&status=success&modle=x&latency.metric=itl&since=yesterday&requests.by=z"],
+    indirect=True,
 )
 def test_a_wrong_address_is_said_and_the_keyboard_reads_and_filters(server: Running, visit: Visit) -> None:
     page = visit.page
     notice = page.get_by_role("alert").filter(has_text="left out")
     expect(notice).to_contain_text("There is no filter 'modle'")
     expect(notice).to_contain_text("since is a moment")
+    expect(notice).to_contain_text("no choice by=z in a chart requests")
     expect(page.locator(".filter-chip")).to_have_text([re.compile("Status: success")])
     assert asked(page) == {"status": ["success"], "latency.metric": ["itl"]}
     expect(card(page, "latency").get_by_role("combobox", name="Time")).to_have_value("itl")

@@ -530,6 +530,24 @@ def test_buckets_are_as_long_as_the_range_wants(log: Log, span: timedelta, secon
             chart(log.cursor, "requests", AuditFilter(), buckets=wrong)
 
 
+@pytest.mark.parametrize("buckets", [1, 2, 120])
+def test_the_ends_of_time_are_moments_like_others(log: Log, buckets: int) -> None:
+    log.fill([record(timestamp=MONDAY)])
+    first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    for filter, found in [
+        (AuditFilter(since=first), 1),
+        (AuditFilter(since=first, until=last), 1),
+        (AuditFilter(since=datetime(1970, 1, 1, tzinfo=UTC)), 1),
+        (AuditFilter(since=last), 0),
+        (AuditFilter(until=first), 0),
+    ]:
+        assert stats(log.cursor, filter).requests == found
+        for name in CHARTS:
+            made = chart(log.cursor, name, filter, buckets=buckets)
+            assert name != "requests" or sum(row[2] for row in made.rows) == found
+            assert name != "concurrency" or len(made.rows) <= buckets
+
+
 def test_a_range_reaches_to_now_and_a_rate_counts_time_that_has_passed(log: Log) -> None:
     now = datetime.now(UTC)
     log.fill(
@@ -600,7 +618,8 @@ def test_figures_that_are_no_numbers_do_no_harm(log: Log) -> None:
 def test_a_page_mark_is_one_of_ours(log: Log) -> None:
     log.fill([record(number) for number in range(3)])
     far = base64.urlsafe_b64encode(b"2026-03-02T00:00:00+00:00 99999999999999999999").decode()
-    for wrong in ("?", "abc", "MTIz", "1" * 5000, far):
+    late = base64.urlsafe_b64encode(b"9999-12-31T23:59:59.999999+00:00 1").decode()
+    for wrong in ("?", "abc", "MTIz", "1" * 5000, far, late):
         with pytest.raises(InvalidParameter) as raised:
             rows(log.cursor, AuditFilter(), before=wrong)
         assert raised.value.field == "before"

@@ -160,6 +160,14 @@ def test_a_query_is_kept_renamed_deleted_and_had_back(page: Page, server: Runnin
     expect(page.get_by_role("textbox", name="SQL")).to_have_value("SELECT 42 AS answer")
 
 
+def test_no_answer_is_held_back(page: Page) -> None:
+    for number in range(12):
+        write(page, f"SELECT {number} + 100 AS answer")
+        expect(
+            page.locator(".result tbody td, .scroll tbody td").filter(has_text=str(number + 100))
+        ).to_be_visible()
+
+
 def test_a_query_that_runs_is_cancelled(page: Page) -> None:
     write(page, "SELECT pg_sleep(600)")
     expect(page.get_by_text(re.compile("^Running for 0.[3-9] s"))).to_be_visible()

@@ -17,6 +17,7 @@ from .where import Bound, between, matching, plain
 
 HOUR = timedelta(hours=1)
 EPOCH = datetime(1970, 1, 1)
+LAST_HOUR = (datetime.max - EPOCH) // HOUR
 EXACT = 400_000  # percentiles of more requests come from a sample
 SAMPLED = 16
 IN_SAMPLE = f"hash(id) % {SAMPLED} = 0"
@@ -84,7 +85,7 @@ def requests(cursor: duckdb.DuckDBPyConnection, filter: AuditFilter, *, hours: b
     since, until = (plain(moment) if moment else None for moment in filter.span())
     kind, bound = matching(filter)
     low, high = (
-        since and -(-(since - EPOCH) // HOUR) * HOUR + EPOCH,
+        since and min(-(-(since - EPOCH) // HOUR), LAST_HOUR) * HOUR + EPOCH,
         until and (until - EPOCH) // HOUR * HOUR + EPOCH,
     )
     last = rolled(cursor) if hours and (low is None or high is None or low < high) else 0

@@ -138,9 +138,10 @@ def _mark(token: str) -> tuple[datetime, int] | None:
     try:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
         moment, id = text.split(" ")
-        if not 0 <= int(id) < 2**63:
-            raise ValueError("no id")
-        return plain(datetime.fromisoformat(moment)), int(id)
+        at = plain(datetime.fromisoformat(moment))
+        if not 0 <= int(id) < 2**63 or at > datetime.max - SOON:
+            raise ValueError("no mark of ours")
+        return at, int(id)
     except (ValueError, binascii.Error, OverflowError):
         raise InvalidParameter("before is the 'next' of another page.", field="before") from None
 

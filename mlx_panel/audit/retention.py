@@ -125,9 +125,9 @@ def _too_much(cursor: Cursor, megabytes: int) -> datetime | None:
     surplus = min(math.ceil(rows * (1 - megabytes * MIB / size)), rows - NEWEST)
     if surplus <= 0:
         return None
-    return cursor.execute(f'SELECT "timestamp" FROM audit ORDER BY id LIMIT 1 OFFSET {surplus}').fetchall()[
-        0
-    ][0]
+    return cursor.execute(
+        f'SELECT "timestamp" FROM audit ORDER BY "timestamp" LIMIT 1 OFFSET {surplus}'
+    ).fetchall()[0][0]
 
 
 def _hour(moment: datetime) -> datetime:

@@ -48,7 +48,14 @@ function pageOf(model, view) {
     },
     onChange: (work) => changed.add(work),
     usual: (chart, option) => SHOWS[chart] && option === "show" ? SHOWS[chart][1][0][0] : model.infos[chart]?.options[option]?.[0],
-    option: (chart, option) => page.options[chart]?.[option] ?? page.usual(chart, option),
+    /** A choice that a chart has; an address may name others. */
+    option(chart, option) {
+      const given = page.options[chart]?.[option], known = option === "show" ? SHOWS[chart]?.[1].map(([value]) => value) : model.infos[chart]?.options[option]
+      return known?.includes(given) ? given : page.usual(chart, option)
+    },
+    /** The choices made, without what no chart has. */
+    chosen: () => Object.fromEntries(Object.entries(page.options).map(([chart, made]) =>
+      [chart, Object.fromEntries(Object.entries(made).filter(([name, value]) => page.option(chart, name) === value))])),
     setOption(chart, option, value) {
       page.options = {...page.options, [chart]: {...page.options[chart], [option]: value}}
       page.commit()
@@ -60,11 +67,11 @@ function pageOf(model, view) {
     choose: (name, value, add) => page.change(toggled(page.pairs, name, value, add)),
     zoom: (since, until) => page.change(withTime(page.pairs, {since, until})),
     commit() {
-      if (model.linked) history.pushState(history.state, "", toAddress(page.pairs, page.options, page.usual))
+      if (model.linked) history.pushState(history.state, "", toAddress(page.pairs, page.chosen(), page.usual))
       page.tell()
     },
     tell(pairs = page.pairs) {
-      const options = Object.fromEntries(Object.entries(page.options).filter(([chart]) => model.infos[chart]).map(([chart, chosen]) =>
+      const options = Object.fromEntries(Object.entries(page.options).map(([chart, chosen]) =>
         [chart, Object.fromEntries(Object.entries(chosen).filter(([name]) => name !== "show"))]))
       if (model.infos.heatmap) options.heatmap = {...options.heatmap, offset: String(-new Date().getTimezoneOffset())}
       page.turn += 1
@@ -217,7 +224,7 @@ export function render({model, view}) {
   const follow = (pairs) => {
     const same = JSON.stringify(pairs) === JSON.stringify(page.pairs)
     page.pairs = pairs
-    if (model.linked) history.replaceState(history.state, "", toAddress(page.pairs, page.options, page.usual))
+    if (model.linked) history.replaceState(history.state, "", toAddress(page.pairs, page.chosen(), page.usual))
     if (!same) page.redraw()
   }
   model.on("told", () => {

@@ -106,5 +106,7 @@ def chosen(given: dict[str, Any]) -> tuple[Options, list[str]]:
             if option == "offset" or value in known.get(option, ()):
                 kept.setdefault(name, {})[option] = str(value)
             else:
-                problems.append(f"The chart {name[:20]} has no such choice as {str(option)[:20]}.")
+                problems.append(
+                    f"There is no choice {str(option)[:20]}={str(value)[:20]} in a chart {str(name)[:20]}."
+                )
     return kept, problems

@@ -136,7 +136,7 @@ function light({host, cursor, tip, state, hooks}, at) {
 function forget({cursor, band, tip, host, state}) {
   cursor.hidden = band.hidden = tip.hidden = true
   mark(host, "data-pointer", null)
-  Object.assign(state, {stop: -1, line: -1, from: null, anchor: null, keys: false})
+  Object.assign(state, {stop: -1, line: -1, from: null, anchor: null, keys: false, range: null, span: null})
 }
 
 function press(pieces, event) {
@@ -144,7 +144,7 @@ function press(pieces, event) {
   if (!state.drawing || event.button) return
   const [x, y] = place(pieces, event)
   const frame = state.figure.frame()
-  const first = state.drawing.time && state.drawing.pick === "x" ? stopAt(frame, state.drawing, Math.min(Math.max(x, frame.left + 1), frame.left + frame.width - 1), y) : -1
+  const first = state.drawing.time && state.drawing.pick === "x" ? stopAt(frame, state.drawing, within(frame, x), y) : -1
   state.from = {x, y, first, moved: false, known: state.stop}
   if (event.pointerType !== "touch") host.setPointerCapture(event.pointerId)
 }
@@ -153,11 +153,29 @@ function drag(pieces, event) {
   const {state} = pieces
   const [x, y] = place(pieces, event)
   if (!state.from.moved && Math.abs(x - state.from.x) < MOVED) return
-  if (state.from.first < 0 || event.pointerType === "touch") return
+  if (event.pointerType === "touch") return
   state.from.moved = true
   const frame = state.figure.frame()
-  const last = stopAt(frame, state.drawing, Math.min(Math.max(x, frame.left + 1), frame.left + frame.width - 1), y)
+  if (state.drawing.time && state.drawing.pick === "point") return showSpan(pieces, [state.from.x, x].map((at) => within(frame, at)).sort((a, b) => a - b))
+  if (state.from.first < 0) return
+  const last = stopAt(frame, state.drawing, within(frame, x), y)
   if (last >= 0) showBand(pieces, state.from.first, last)
+}
+
+const within = (frame, x) => Math.min(Math.max(x, frame.left + 1), frame.left + frame.width - 1)
+
+/** A time taken from a chart without buckets, between two places. */
+function showSpan({band, tip, cursor, state}, [left, right]) {
+  const frame = state.figure.frame()
+  const [since, until] = [left, right].map((x) => {
+    const at = Math.round(toData(frame, state.drawing, x, frame.top)[0] / 1000) * 1000
+    return at + new Date(at).getTimezoneOffset() * MINUTE // as `localised` took it away
+  })
+  Object.assign(band.style, {left: `${left}px`, width: `${right - left}px`, top: `${frame.top}px`, height: `${frame.height}px`})
+  say(band.firstChild, between(since, until))
+  band.hidden = false
+  tip.hidden = cursor.hidden = true
+  state.span = since < until ? [since, until] : null
 }
 
 function showBand({band, tip, cursor, state}, one, other) {
@@ -176,10 +194,9 @@ function release(pieces, event) {
   if (!from) return
   state.from = null
   if (from.moved) {
-    const [first, last] = state.range
-    const {stops} = state.drawing
+    const {stops} = state.drawing, span = state.span || (state.range && [stops[state.range[0]].since, stops[state.range[1]].until])
     forget(pieces)
-    hooks.zoom(stops[first].since, stops[last].until)
+    if (span) hooks.zoom(...span)
     return
   }
   point(pieces, event)

@@ -30,8 +30,8 @@ const DOC_WORDS = {
 
 // Eight colours that people with any colour vision tell apart, each in a shade for light and one for dark paper.
 const PALETTE = {
-  light: ["#0072b2", "#d55e00", "#009e73", "#b0578d", "#b07a00", "#3a9bd1", "#6a51a3", "#7a7a7a"],
-  dark: ["#4aa3df", "#f08a4b", "#2fc79a", "#df8fbc", "#e3b341", "#8fd0f5", "#a996e0", "#a3a9b0"],
+  light: ["#0072b2", "#d55e00", "#009e73", "#b0578d", "#b07a00", "#3a9bd1", "#6a51a3", "#2b3542", "#8a8a8a"],
+  dark: ["#4aa3df", "#f08a4b", "#2fc79a", "#df8fbc", "#e3b341", "#8fd0f5", "#a996e0", "#f2ead8", "#8b929a"],
 }
 const TONES = {
   light: {success: "#009e73", error: "#c8321f", timeout: "#b07a00", cancelled: "#7a7a7a", rejected: "#6a51a3"},
@@ -41,7 +41,7 @@ const EVENT_TONES = {loaded: "success", restarted: "timeout", unloaded: "cancell
   load_failed: "error", given_up: "error"}
 const EVENT_MARKS = {loaded: "triangle", restarted: "diamond", unloaded: "inverted_triangle", expired: "inverted_triangle",
   evicted: "inverted_triangle", died: "x", load_failed: "x", given_up: "x"}
-const REST_COLOUR = 7 // of what is left when colours run out
+const REST_COLOUR = 8 // of "other", and of what is left when colours run out
 
 const dayTime = new Intl.DateTimeFormat(undefined, {weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23"})
 const dayOnly = new Intl.DateTimeFormat(undefined, {weekday: "short", day: "numeric", month: "short", year: "numeric"})
@@ -92,10 +92,11 @@ function marks(unit, most) {
   const scale = unit === "ms" ? timeScale(most) : unit === "share" ? [0.01, " %"] : [1, unit === "bytes" ? " B" : ""]
   const step = niceStep(most / scale[0] / 5)
   const ticks = [], labels = {}
+  const exact = new Intl.NumberFormat("en", {maximumFractionDigits: Math.max(2, Math.min(9, Math.ceil(-Math.log10(step))))})
   for (let at = 0; at <= most / scale[0] * 1.0001; at += step) {
     const value = Number((at * scale[0]).toPrecision(12))
     ticks.push(value)
-    labels[value] = unit === "usd" ? dollars(value) : `${at >= 10000 ? compact.format(at) : decimals.format(at)}${scale[1]}`
+    labels[value] = unit === "usd" ? dollars(value) : `${at >= 10000 ? compact.format(at) : exact.format(at)}${scale[1]}`
   }
   return {ticks, labels}
 }
@@ -129,6 +130,7 @@ function painter() {
   return (look, kind, name) => {
     const toned = TONES[look][name]
     if (kind === "status" && toned) return toned
+    if (name === "other") return PALETTE[look][REST_COLOUR]
     const key = `${kind} ${name}`
     if (!places.has(key)) places.set(key, [...places.keys()].filter((one) => one.startsWith(`${kind} `)).length)
     return PALETTE[look][Math.min(places.get(key), REST_COLOUR)]

@@ -34,9 +34,10 @@ function timeline(model, found) {
     scrolling("Timeline", h("table", {}, h("thead", {}, head), h("tbody", {}, ...rows))))
 }
 
+const moment = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "medium"})
 const FORMS = {
   ms: (value) => [duration(value), `${value} ms`], count: (value) => [count(value)], bool: (value) => [value ? "yes" : "no"],
-  time: (value) => [new Date(value).toLocaleString(), value], number: (value) => [String(value)], "": (value) => [String(value)],
+  time: (value) => [moment.format(new Date(value)), value], number: (value) => [String(Math.round(value * 1000) / 1000), String(value)], "": (value) => [String(value)],
 }
 
 function fact([name, title, kind, help], record) {
@@ -56,6 +57,7 @@ export function render({model}) {
   const show = () => {
     const found = parsed(model)
     beside.hidden = !found || !found.spans.length
+    mark(root, "data-near", beside.hidden || null)
     row.hidden = !found
     if (!found) return
     beside.replaceChildren(h("header", {}, h("h2", {}, "Who was there"), h("span", {class: "muted"}, "Requests whose prompt this one waited for, and those it decoded with")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from ..errors import MlxPanelError
 from ..snapshot import Sample, Snapshot
 from .source import Source, Unsubscribe
 
+AFTERWARDS = 0.1  # seconds until what a piece of work has changed is surely on its way
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -23,6 +25,7 @@ class Face(pn.custom.JSComponent):
     notice = param.Dict(
         default={}, doc="What went wrong last: `text`, `field`, `count`; empty when all is well."
     )
+    pulse = param.Integer(default=0, doc="Changes after each piece of work; see `Watching.work`.")
 
 
 class Watching(pn.viewable.Viewer):
@@ -67,7 +70,11 @@ class Watching(pn.viewable.Viewer):
         """Do what a person asked for in the browser."""
 
     def work(self, work: Work) -> None:
-        """Run a coroutine on the loop that serves this view; what goes wrong in it is shown by `fail`."""
+        """Run a coroutine on the loop that serves this view; what goes wrong in it is shown by `fail`.
+
+        Of two changes that follow each other closely Panel 1.9 may hold the second back until the next one, so there is
+        a next one: the view's `pulse`.
+        """
         pn.state.execute(partial(self._guarded, work))
 
     def fail(self, error: MlxPanelError) -> None:
@@ -80,6 +87,8 @@ class Watching(pn.viewable.Viewer):
             await work()
         except MlxPanelError as error:
             self.fail(error)
+        await asyncio.sleep(AFTERWARDS)
+        self.view.pulse += 1
 
     def _hear(self, event: Any) -> None:
         message = event.data

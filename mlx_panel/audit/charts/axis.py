@@ -15,8 +15,10 @@ SECOND, HOUR, DAY = 1_000_000, 3_600_000_000, 86_400_000_000
 SIZES = (
     *(count * SECOND for count in (1, 5, 15, 60, 300, 900)), HOUR, 3 * HOUR, 6 * HOUR, DAY, 7 * DAY,
 )  # fmt: skip
-WEEK_ORIGIN = 4 * DAY  # the first Monday: weeks begin on it
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+# A Monday, on which weeks begin, with no moment before it: a range around it would never fit into one bucket.
+WEEK_ORIGIN = (datetime.min.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
 class Axis(msgspec.Struct, frozen=True):
@@ -44,8 +46,8 @@ class Axis(msgspec.Struct, frozen=True):
 
     @staticmethod
     def moment(micros: int) -> datetime:
-        """Unix microseconds as a moment, aware."""
-        return EPOCH + timedelta(microseconds=micros)
+        """Unix microseconds as a moment, aware; the first or last one there is, where a bucket reaches beyond it."""
+        return EPOCH + timedelta(microseconds=max(WEEK_ORIGIN, min(micros, LATEST)))
 
     def bucket(self, moment: str = "arrived") -> str:
         """SQL for the number of the bucket that `moment` (a TIMESTAMP not before `begin`) lies in."""
