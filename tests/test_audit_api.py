@@ -199,7 +199,7 @@ def test_the_old_parameters_mean_what_they_did(log: Log) -> None:
         (f"{LOGS}/charts/requests", {"metric": "ttft"}, "metric"), (f"{LOGS}/charts/requests", {"buckets": 0}, "buckets"),
         (f"{LOGS}/charts/requests", {"format": "xlsx"}, "format"), (f"{LOGS}/timeseries", {"metric": "heatmap"}, "metric"),
         (f"{LOGS}/timeseries", {"metric": "ttft", "by": "model"}, "by"), (f"{LOGS}/export", {"format": "xml"}, "format"),
-        (f"{LOGS}/export", {"limit": 5}, "limit"),
+        (f"{LOGS}/export", {"limit": 5}, "limit"), (LOGS, {"range": ["1h", "6h"]}, "range"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused_by_name(
