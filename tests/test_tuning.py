@@ -38,7 +38,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server whose live settings tests change and take back."""
-    with running(tmp_path_factory.mktemp("tuned"), sse_keepalive_seconds=0.3) as server:
+    with running(tmp_path_factory.mktemp("tuned"), sse_keepalive_seconds=3) as server:
         scripted(server.folder, "recalling", **RECALLING)
         yield server
 
