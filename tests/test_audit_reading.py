@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mlx_panel.audit import AuditReader, AuditStore, queries
+from mlx_panel.audit import AuditReader, AuditStore, queries, stored
 from mlx_panel.audit.rows import COLUMNS
 from mlx_panel.errors import AuditError, InvalidParameter
 from mlx_panel.messages import AuditRecord
@@ -246,4 +246,4 @@ async def test_readers_keep_the_loop_free_beside_a_writer(open_store, open_reade
 
 
 def test_column_lists_agree():
-    assert COLUMNS == queries.COLUMNS == AuditRecord.__struct_fields__
+    assert ("id", *COLUMNS) == stored.COLUMNS == ("id", *AuditRecord.__struct_fields__)

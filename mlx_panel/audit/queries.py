@@ -13,20 +13,18 @@ import duckdb
 
 from ..analytics import AuditFilter, Row, Rows
 from ..errors import InvalidParameter
-from ..record import AuditRecord, Status
+from ..record import Status
 from ..snapshot import AuditPage
 from .facts import count as matches
 from .facts import ends, fixed, requests
+from .stored import LISTED, stored
 from .where import FAILED, Bound, in_scope, matching, plain, where
 
 __all__ = ["page", "recent_ttft", "rows", "snapshot", "totals", "where"]
 
 MAX_LIMIT = 1000
 
-COLUMNS = AuditRecord.__struct_fields__
-_LIST = ", ".join(f'"{name}"' for name in COLUMNS)
 _NEWEST = '"timestamp" DESC, id DESC'
-_TIMESTAMP = COLUMNS.index("timestamp")
 
 FILTERS = {
     "status": "status = $status",
@@ -112,9 +110,9 @@ def _late(cursor: duckdb.DuckDBPyConnection, rowids: list[int]) -> list[Row]:
         return []
     listed = ", ".join(map(str, rowids))
     found = cursor.execute(
-        f"SELECT id, {_LIST} FROM audit WHERE rowid IN ({listed}) ORDER BY {_NEWEST}"
+        f"SELECT {LISTED} FROM audit WHERE rowid IN ({listed}) ORDER BY {_NEWEST}"
     ).fetchall()
-    return [Row(id, _record(row)) for id, *row in found]
+    return [stored(row) for row in found]
 
 
 def skip(cursor: duckdb.DuckDBPyConnection, filter: AuditFilter, offset: int) -> str:
@@ -169,11 +167,11 @@ def page(
     with snapshot(cursor):
         total = cursor.execute(f"SELECT count(*) FROM audit WHERE {condition}", bound).fetchall()[0][0]
         found = cursor.execute(
-            f"SELECT {_LIST} FROM audit WHERE rowid IN (SELECT rowid FROM audit WHERE {condition} ORDER BY {_NEWEST} "
+            f"SELECT {LISTED} FROM audit WHERE rowid IN (SELECT rowid FROM audit WHERE {condition} ORDER BY {_NEWEST} "
             f"LIMIT $limit OFFSET $offset) ORDER BY {_NEWEST}",
             {**bound, "limit": limit, "offset": offset},
         ).fetchall()
-    return AuditPage(rows=[_record(row) for row in found], total=total)
+    return AuditPage(rows=[stored(row).record for row in found], total=total)
 
 
 def totals(cursor: duckdb.DuckDBPyConnection, *, scope: str = "model") -> dict[str, int]:
@@ -206,9 +204,3 @@ def _check_page(limit: int, offset: int, status: str | None) -> None:
         raise InvalidParameter("offset is 0 or more.", field="offset")
     if status is not None and status not in get_args(Status):
         raise InvalidParameter(f"status is one of {', '.join(get_args(Status))}.", field="status")
-
-
-def _record(row: tuple | list) -> AuditRecord:
-    values = list(row)
-    values[_TIMESTAMP] = values[_TIMESTAMP].replace(tzinfo=UTC)
-    return AuditRecord(*values)

@@ -8,6 +8,7 @@ from ..analytics import AuditFilter
 from . import walk
 from .cells import FORMULA, LINE_END, SPECIAL
 from .facts import fixed
+from .stored import COLUMNS
 from .where import where
 
 PIECE_ROWS = 4000
@@ -31,7 +32,7 @@ class Lines:
     @property
     def header(self) -> bytes:
         """What comes before all rows."""
-        return (",".join(walk.COLUMNS) + LINE_END).encode() if self._format == "csv" else b""
+        return (",".join(COLUMNS) + LINE_END).encode() if self._format == "csv" else b""
 
     def next(self, cursor: duckdb.DuckDBPyConnection) -> bytes | None:
         """The lines of at most `PIECE_ROWS` rows, None when there are no more. Blocks for some tens of milliseconds."""
@@ -69,7 +70,7 @@ class Lines:
 
 def parquet_columns(kinds: dict[str, str]) -> str:
     """The select list of a Parquet file: moments with their zone, vocabularies as text."""
-    return ", ".join(f'{_typed(name, kinds[name])} AS "{name}"' for name in walk.COLUMNS)
+    return ", ".join(f'{_typed(name, kinds[name])} AS "{name}"' for name in COLUMNS)
 
 
 def _typed(name: str, kind: str) -> str:
@@ -79,12 +80,12 @@ def _typed(name: str, kind: str) -> str:
 
 
 def _json(kinds: dict[str, str]) -> str:
-    fields = ", ".join(f'"{name}" := {_moment(name, kinds[name]) or _plain(name)}' for name in walk.COLUMNS)
+    fields = ", ".join(f'"{name}" := {_moment(name, kinds[name]) or _plain(name)}' for name in COLUMNS)
     return f"CAST(to_json(struct_pack({fields})) AS VARCHAR) || chr(10)"
 
 
 def _csv(kinds: dict[str, str]) -> str:
-    cells = [_moment(name, kinds[name]) or _cell(name, kinds[name]) for name in walk.COLUMNS]
+    cells = [_moment(name, kinds[name]) or _cell(name, kinds[name]) for name in COLUMNS]
     listed = ", ',', ".join(cells)
     return f"concat({listed}, chr(13), chr(10))"  # which takes NULL for nothing
 

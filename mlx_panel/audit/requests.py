@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -13,11 +13,11 @@ import msgspec
 from ..analytics import Beside, RequestView
 from ..errors import NotFound
 from ..record import AuditRecord, Neighbour, Span
-from .queries import COLUMNS, snapshot
+from .queries import snapshot
 from .shares import sentence, shares
+from .stored import LISTED, stored
 from .where import in_scope, plain
 
-_LIST = ", ".join(f'"{name}"' for name in COLUMNS)
 # Two requests that had to do with each other arrived at most so long apart.
 APART = timedelta(hours=6)
 NEAR = 1000  # ids among which the next model request is looked for first
@@ -87,11 +87,10 @@ def _same(cursor: duckdb.DuckDBPyConnection, id: int, record: AuditRecord) -> tu
 
 
 def _row(cursor: duckdb.DuckDBPyConnection, id: int) -> AuditRecord:
-    found = cursor.execute(f"SELECT {_LIST} FROM audit WHERE id = $id", {"id": id}).fetchall()
+    found = cursor.execute(f"SELECT {LISTED} FROM audit WHERE id = $id", {"id": id}).fetchall()
     if not found:
         raise NotFound("There is no such request in the audit log. Old ones are deleted after some time.")
-    values = dict(zip(COLUMNS, found[0], strict=True))
-    return AuditRecord(**values | {"timestamp": values["timestamp"].replace(tzinfo=UTC)})
+    return stored(found[0]).record
 
 
 def _detail(

@@ -5,19 +5,14 @@ A long question would keep the file from being cleaned up for as long as somebod
 
 from __future__ import annotations
 
-from datetime import UTC
-
 import duckdb
 
 from ..analytics import AuditFilter, Row
-from ..record import AuditRecord
+from .stored import LISTED, stored
 from .where import Bound, where
 
-COLUMNS = ("id", *AuditRecord.__struct_fields__)
-_LIST = ", ".join(f'"{name}"' for name in COLUMNS)
 # Rows are looked for near where one begins, then farther and farther away.
 FIRST_WIDTH, GROWTH = 2000, 8
-_TIMESTAMP = AuditRecord.__struct_fields__.index("timestamp")
 
 
 def first_and_last(cursor: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -71,16 +66,10 @@ def _rows(
     cursor: duckdb.DuckDBPyConnection, filter: AuditFilter, after: int, upto: int, order: str
 ) -> list[Row]:
     condition, bound = _within(filter, after, upto)
-    found = cursor.execute(f"SELECT {_LIST} FROM audit WHERE {condition} {order}", bound).fetchall()
-    return [_row(values) for values in found]
+    found = cursor.execute(f"SELECT {LISTED} FROM audit WHERE {condition} {order}", bound).fetchall()
+    return [stored(values) for values in found]
 
 
 def _within(filter: AuditFilter, after: int, upto: int) -> tuple[str, Bound]:
     condition, bound = where(filter)
     return f"id > $after_id AND id <= $upto_id AND {condition}", {**bound, "after_id": after, "upto_id": upto}
-
-
-def _row(values: tuple) -> Row:
-    id, *rest = values
-    rest[_TIMESTAMP] = rest[_TIMESTAMP].replace(tzinfo=UTC)
-    return Row(id, AuditRecord(*rest))
