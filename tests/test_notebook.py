@@ -24,6 +24,7 @@ import pytest
 
 import mlx_panel
 from mlx_panel import Server, connect
+from mlx_panel.analytics import AuditFilter
 from mlx_panel.errors import (
     AuditLocked,
     Conflict,
@@ -112,8 +113,8 @@ def test_two_servers_in_one_process(tmp_path: Path) -> None:
     with Server(data_dir=tmp_path / "one") as one, Server(data_dir=tmp_path / "two") as two:
         assert [ask(one, "one").status_code, ask(one, "two").status_code] == [200, 404]
         assert [ask(two, "one").status_code, ask(two, "two").status_code] == [404, 200]
-        page = asyncio.run(two.source.audit_page())
-        assert {row.model_used for row in page.rows} == {"two", None}
+        page = asyncio.run(two.source.audit_rows(AuditFilter()))
+        assert {row.record.model_used for row in page.rows} == {"two", None}
 
 
 def test_a_busy_thread_keeps_nobody_waiting(folder: Path) -> None:

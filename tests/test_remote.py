@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from mlx_panel import Server
+from mlx_panel.analytics import AuditFilter
 from mlx_panel.dashboard.audit import AuditTable
 from mlx_panel.dashboard.models import Models
 from mlx_panel.dashboard.overview import Overview
@@ -188,13 +189,15 @@ async def test_timeouts_there_and_back(remote: Remote) -> None:
 async def test_the_audit_log_page_by_page(server: Server, remote: Remote) -> None:
     for _ in range(3):
         assert await asyncio.to_thread(ask, server) == "Hello there from a fake model."
-    page = await remote.audit_page(limit=2, status="success", model="fake")
-    assert (len(page.rows), page.total >= 3) == (2, True)
-    assert page.rows[0].timestamp >= page.rows[1].timestamp
-    assert {row.model_used for row in page.rows} == {"fake"}
-    rest = await remote.audit_page(limit=2, offset=2, model="fake")
-    assert page.rows[1].request_id not in {row.request_id for row in rest.rows}
-    assert (await remote.audit_page(scope="all")).total > page.total
+    page = await remote.audit_rows(AuditFilter(status=("success",), text="fake"), 2, count=True)
+    rows = [row.record for row in page.rows]
+    assert (len(rows), page.total is not None and page.total >= 3) == (2, True)
+    assert rows[0].timestamp >= rows[1].timestamp
+    assert {row.model_used for row in rows} == {"fake"}
+    rest = await remote.audit_rows(AuditFilter(text="fake"), 2, page.next)
+    assert rest.rows
+    assert rows[1].request_id not in {row.record.request_id for row in rest.rows}
+    assert (await remote.audit_rows(AuditFilter(scope="all"), count=True)).total > page.total
 
 
 async def test_system(remote: Remote) -> None:
@@ -228,7 +231,7 @@ async def test_nobody_there() -> None:
     stop = remote.subscribe(watcher.see)
     with pytest.raises(ServerUnreachable, match=remote.url):
         remote.check()
-    for work in (remote.load("fake"), remote.timeouts(), remote.audit_page(), remote.system()):
+    for work in (remote.load("fake"), remote.timeouts(), remote.audit_rows(AuditFilter()), remote.system()):
         with pytest.raises(ServerUnreachable, match="Is the server running"):
             await work
     stop()

@@ -19,7 +19,6 @@ from ..pool.pool import ModelPool
 from ..prove.prover import Prover
 from ..sampler import Sampler
 from ..settings import Settings
-from ..snapshot import AuditPage
 from ..tuning import CacheRecord
 from .audit_settings_source import AuditKeeper, LocalAuditSettings
 from .audit_source import LocalAudit
@@ -88,19 +87,6 @@ class Local(
 
     async def reset_timeouts(self) -> list[Limit]:
         return await self._server.reset_timeouts()
-
-    async def audit_page(
-        self,
-        *,
-        limit: int = 50,
-        offset: int = 0,
-        status: str | None = None,
-        model: str | None = None,
-        scope: str = "model",
-    ) -> AuditPage:
-        return await self._server.reader.page(
-            limit=limit, offset=offset, status=status, model=model, scope=scope
-        )
 
     async def system(self) -> dict[str, Any]:
         return await self._server.system()

@@ -18,10 +18,10 @@ from ..job import Job, Order, Shelved, stored
 from ..messages import AuditRecord, Limit
 from ..parse.volatile import RULES
 from ..preset_text import Stored
-from ..snapshot import AuditPage, ModelState, ModelStateName, Sample, Snapshot
+from ..snapshot import ModelState, ModelStateName, Sample, Snapshot
 from ..tuning import CacheFigures, CacheRecord, Option
 from .audit_settings_source import RecordedAuditSettings
-from .audit_source import MODEL_DIALECTS, RecordedAudit
+from .audit_source import RecordedAudit
 from .library_recorded import RecordedLibrary, Stock
 from .pool_source import RecordedPool
 from .preset_recorded import RecordedPresets
@@ -145,25 +145,6 @@ class Recorded(
             msgspec.structs.replace(limit, value=limit.default, source="default") for limit in self.limits
         ]
         return list(self.limits)
-
-    async def audit_page(
-        self,
-        *,
-        limit: int = 50,
-        offset: int = 0,
-        status: str | None = None,
-        model: str | None = None,
-        scope: str = "model",
-    ) -> AuditPage:
-        self._ask("audit", limit, offset, status, model, scope)
-        rows = [
-            row
-            for row in reversed(self.records)
-            if status in (None, row.status)
-            and (model is None or _names(row, model))
-            and (scope == "all" or row.dialect in MODEL_DIALECTS)
-        ]
-        return AuditPage(rows=rows[offset : offset + limit], total=len(rows))
 
     async def system(self) -> dict[str, Any]:
         self._ask("system")
@@ -297,10 +278,6 @@ class Recorded(
 def _held(model: ModelState, state: ModelStateName) -> dict[str, Any]:
     ready = state == "ready"
     return {"memory": model.disk if ready else 0, "uptime": 0.0 if ready else None, "tokens_per_second": 0.0}
-
-
-def _names(row: AuditRecord, part: str) -> bool:
-    return any(part.lower() in name.lower() for name in (row.model_used, row.model_requested) if name)
 
 
 def _changed(limit: Limit, values: dict[str, float]) -> Limit:

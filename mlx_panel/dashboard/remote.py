@@ -12,7 +12,6 @@ from ..bench import Result
 from ..errors import BY_CODE, MlxPanelError, ServerUnreachable
 from ..job import Job, Order, Shelved, Stored
 from ..messages import Limit
-from ..snapshot import AuditPage
 from ..tuning import CacheRecord
 from .audit_settings_source import RemoteAuditSettings
 from .audit_source import RemoteAudit
@@ -116,19 +115,6 @@ class Remote(
 
     async def reset_timeouts(self) -> list[Limit]:
         return await self._limits("DELETE")
-
-    async def audit_page(
-        self,
-        *,
-        limit: int = 50,
-        offset: int = 0,
-        status: str | None = None,
-        model: str | None = None,
-        scope: str = "model",
-    ) -> AuditPage:
-        asked = {"limit": limit, "offset": offset, "status": status, "model": model, "scope": scope}
-        params = {name: value for name, value in asked.items() if value is not None}
-        return _struct(self.url, await self._ask("GET", "/v1/admin/audit-logs", params=params), AuditPage)
 
     async def system(self) -> dict[str, Any]:
         return _struct(self.url, await self._ask("GET", "/api/system"), dict[str, Any])

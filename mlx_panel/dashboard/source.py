@@ -17,7 +17,7 @@ import msgspec
 from ..bench import Result
 from ..job import Job, Order, Shelved
 from ..messages import Limit
-from ..snapshot import AuditPage, Sample, Snapshot
+from ..snapshot import Sample, Snapshot
 from ..tuning import CacheRecord, Option
 from .audit_settings_source import AuditSettingsSource
 from .audit_source import AuditSource
@@ -85,18 +85,6 @@ class Source(
 
     async def reset_timeouts(self) -> list[Limit]:
         """Forget the live values; what file, environment or command line say holds again."""
-        ...
-
-    async def audit_page(
-        self,
-        *,
-        limit: int = 50,
-        offset: int = 0,
-        status: str | None = None,
-        model: str | None = None,
-        scope: str = "model",
-    ) -> AuditPage:
-        """One page, newest first. `scope` "model" shows requests to models, "all" every API request."""
         ...
 
     async def system(self) -> dict[str, Any]:
